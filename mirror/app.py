@@ -1,0 +1,89 @@
+"""Puts the house together, opens it from the ground up and closes it from the roof down."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from yarl import URL
+
+from mirror.addressing import Directory
+from mirror.config import Settings
+from mirror.config.model import Tls, UpstreamSettings
+from mirror.metrics import Metrics
+from mirror.proxy.proxy import Proxy
+from mirror.store.filesystem import BlobStore
+from mirror.store.index import Index
+from mirror.upstream.client import UpstreamClient
+from mirror.upstream.definition import Account, Upstream
+from mirror.web.registry import Registry
+from mirror.web.server import Server
+from mirror.web.status import Status
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[int]:
+    """A serving mirror; the value is its port. No upstream is touched before a client asks.
+
+    On leaving, running answers and downloads may end, each within `shutdown_grace`. Raises
+    FolderInUse, IndexTooNew, StorageFailed, OSError.
+    """
+    grace_seconds = settings.shutdown_grace
+    metrics = Metrics()
+    async with AsyncExitStack() as house:
+        store = BlobStore(settings.storage.path)
+        await store.open()
+        house.push_async_callback(store.aclose)
+        index = Index(store.index_path)
+        house.push_async_callback(index.aclose)
+        await index.open()
+        clients: dict[str, UpstreamClient] = {}
+        for upstream in upstreams_of(settings):
+            client = UpstreamClient(upstream, metrics, offline=settings.offline)
+            clients[upstream.name] = client
+            house.push_async_callback(client.aclose)
+        proxy = Proxy(store, index, clients, metrics)
+        house.push_async_callback(proxy.aclose, grace_seconds)
+        await proxy.open()
+        registry = Registry(_directory(settings), proxy, metrics)
+        server = Server(registry, Status(metrics, proxy.check_ready), metrics)
+        house.push_async_callback(server.aclose)
+        host, port = settings.listen
+        yield await server.open(host, port, grace_seconds)
+
+
+def upstreams_of(settings: Settings) -> list[Upstream]:
+    return [_upstream(name, each) for name, each in settings.upstreams.items()]
+
+
+def _directory(settings: Settings) -> Directory:
+    pairs = [(name, each.alias) for name, each in settings.upstreams.items()]
+    return Directory.of(pairs, settings.default)
+
+
+def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
+    return Upstream(
+        name=name,
+        endpoints=tuple(URL(endpoint.rstrip("/")) for endpoint in settings.endpoints),
+        alias=settings.alias,
+        accounts=tuple(Account(each.username, each.read_password) for each in settings.credentials),
+        path_prefix=settings.path_prefix,
+        token_realms=settings.token_realms,
+        tls=_tls_context(settings.tls),
+        tag_ttl_seconds=settings.tag_ttl,
+        stale_for_seconds=settings.stale_for,
+        not_found_ttl_seconds=settings.not_found_ttl,
+        connect_timeout_seconds=settings.connect_timeout,
+        idle_timeout_seconds=settings.idle_timeout,
+        keeps_vanished=settings.when_gone == "serve",
+    )
+
+
+def _tls_context(settings: Tls) -> ssl.SSLContext | None:
+    """None: the system's certificates and the library's defaults."""
+    if settings.ca_file is None and not settings.skip_verify:
+        return None
+    context = ssl.create_default_context(cafile=settings.ca_file)
+    if settings.skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

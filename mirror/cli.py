@@ -1,0 +1,120 @@
+"""The commands. Thin: parse, call, print; exit codes that scripts can use.
+
+0: done · 1: it failed while running · 2: wrong usage or configuration
+"""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from mirror import __version__
+from mirror.app import running
+from mirror.config import ConfigurationError, Settings, load
+from mirror.errors import MirrorError
+from mirror.logs import logging_to_stderr
+from mirror.store.filesystem import FolderInUse
+from mirror.store.schema import IndexTooNew
+
+EXIT_FAILED = 1
+EXIT_CONFIGURATION = 2
+
+app = typer.Typer(
+    help="A pull-through caching proxy for container images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="MIRROR_CONFIG",
+        help="The YAML file. Without one the embedded defaults count.",
+    ),
+]
+
+
+@app.command()
+def serve(config: ConfigFile = None) -> None:
+    """Serve on the configured address until SIGTERM or Ctrl-C; then let running transfers end."""
+    settings = _settings(config)
+    with logging_to_stderr(settings.log.format, settings.log.level):
+        try:
+            asyncio.run(_serve(settings))
+        except (FolderInUse, IndexTooNew, MirrorError, OSError) as error:
+            structlog.get_logger().error("mirror cannot serve", reason=_advice(error, settings))
+            failed = True
+        else:
+            failed = False
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def check_config(config: ConfigFile = None) -> None:
+    """Check the configuration as `serve` would read it, and tell every mistake in it."""
+    settings = _settings(config)
+    typer.echo(f"The configuration is right; upstreams: {', '.join(sorted(settings.upstreams))}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    app()
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop_or_quit, stop)
+    log = structlog.get_logger()
+    async with running(settings) as port:
+        log.info("serving", host=settings.listen[0] or "*", port=port, version=__version__)
+        await stop.wait()
+        log.info("stopping", grace_seconds=settings.shutdown_grace)
+
+
+def _stop_or_quit(stop: asyncio.Event) -> None:
+    """The first signal asks for a clean end, a second one for an end."""
+    if stop.is_set():
+        for task in asyncio.all_tasks():
+            task.cancel()
+    stop.set()
+
+
+def _settings(config: Path | None) -> Settings:
+    try:
+        return load(config)
+    except ConfigurationError as error:
+        for mistake in error.mistakes:
+            typer.echo(str(mistake), err=True)
+        plural = "s" if len(error.mistakes) != 1 else ""
+        typer.echo(f"{len(error.mistakes)} mistake{plural} in the configuration", err=True)
+        sys.exit(EXIT_CONFIGURATION)
+
+
+def _advice(error: Exception, settings: Settings) -> str:
+    """An operator's mistake gets a sentence that says what to do."""
+    folder = settings.storage.path
+    if isinstance(error, FolderInUse):
+        return f"another mirror serves from {folder}; stop it, or set another storage.path"
+    if isinstance(error, IndexTooNew):
+        return f"{folder}: {error}; install the later version again, or set another storage.path"
+    if isinstance(error, MirrorError):
+        return error.message
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; the mirror must be able to write there"
+    host, port = settings.listen
+    return f"cannot listen on {host or '*'}:{port}: {error}; set another address under `listen`"

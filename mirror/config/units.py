@@ -1,0 +1,31 @@
+"""Durations, sizes and addresses as people write them."""
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]\s]*)):(\d{1,5})", re.ASCII)
+
+
+def parse_duration_seconds(value: object) -> float:
+    """`5m`, `1h30m`, `1.5s`, `250ms`, `0s`. Raises ValueError."""
+    if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
+        parts = _PART.findall(value)
+        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    raise ValueError("a duration is a number with its unit, like 30s, 5m, 12h or 30d")
+
+
+def parse_listen(value: object) -> tuple[str, int]:
+    """`127.0.0.1:5000`, `[::]:5000`, `:5000` (all addresses). Raises ValueError."""
+    match = _LISTEN.fullmatch(value) if isinstance(value, str) else None
+    if match is None or int(match[3]) > 65535:
+        raise ValueError("an address to listen on is host:port, like 127.0.0.1:5000 or [::]:5000")
+    return match[1] or match[2] or "", int(match[3])
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration_seconds)]
+Listen = Annotated[tuple[str, int], BeforeValidator(parse_listen)]

@@ -1,0 +1,111 @@
+"""One blob on its way in, as its readers see it.
+
+*Everyone is a follower*: whoever fetches only writes into the staged file and tells the arrival;
+every client reads that file, and so does the hash. Readers ask "is [a, b) there?", never "how far
+is the writer?", so that bytes may come in any order.
+"""
+
+from collections.abc import Callable
+from typing import BinaryIO
+
+from mirror.downloads.pulse import Pulse
+from mirror.errors import MirrorError
+from mirror.intervals import Intervals
+from mirror.names import Digest, Repository
+from mirror.store.staging import StagedBlob
+
+# Nobody gets a blob's end before the whole has been hashed, so that nobody gets a whole wrong blob.
+HELD_BACK_BYTES = 1024
+
+
+class Arrival:
+    """State: nothing known → announced (the upstream has answered; the size may still be unknown) →
+    verified, or failed at any point.
+    """
+
+    def __init__(self, digest: Digest, source: Repository, staged: StagedBlob) -> None:
+        self.digest = digest
+        self.source = source
+        self.staged = staged
+        self.size_bytes: int | None = None
+        self.present = Intervals()
+        self.verified = False
+        self.pulse = Pulse()
+        self.announced = False
+        self.error: MirrorError | None = None
+        self.readers = 0
+        self.wanted: Callable[[int, int], None] = lambda start, end: None
+
+    def announce(self, size_bytes: int | None) -> None:
+        self.announced = True
+        if size_bytes is not None:
+            self.size_bytes = size_bytes
+        self.pulse.beat()
+
+    def wrote(self, start: int, end: int) -> None:
+        self.present.add(start, end)
+        self.pulse.beat()
+
+    def verify(self) -> None:
+        self.verified = True
+        self.pulse.beat()
+
+    def fail(self, error: MirrorError) -> None:
+        """Readers that already have what they came for are not disturbed."""
+        self.error = error
+        self.pulse.beat()
+
+    async def wait_announced(self) -> None:
+        """Raises MirrorError when the arrival failed before anything was known."""
+        while not self.announced:
+            self._raise_error()
+            await self.pulse.wait()
+
+    async def wait_size(self) -> int:
+        """The size; without a Content-Length upstream it is known at the end. Raises
+        MirrorError.
+        """
+        while self.size_bytes is None:
+            self._raise_error()
+            await self.pulse.wait()
+        return self.size_bytes
+
+    async def readable(self, start: int, end: int | None, *, held: bool) -> int:
+        """Waits for the byte at `start`; returns up to where, at most `end`, may be read now.
+
+        `held`: the end of the blob waits for its digest. `end` None: to the end of the blob, and
+        `start` is returned once there is no more. Raises MirrorError.
+        """
+        while True:
+            reach = self.present.reach(start)
+            if held and not self.verified:
+                reach = min(reach, self._held_limit())
+            if end is not None:
+                reach = min(reach, end)
+            if reach > start or (self.verified and start == self.size_bytes):
+                return reach
+            self._raise_error()
+            self.wanted(start, start + 1 if end is None else end)
+            await self.pulse.wait()
+
+    async def wait_verified(self) -> None:
+        """Raises MirrorError when it never will be."""
+        while not self.verified:
+            self._raise_error()
+            await self.pulse.wait()
+
+    def open_reader(self) -> BinaryIO | None:
+        """A file for one reader; None when the blob has just left staging. Blocking."""
+        try:
+            return self.staged.open_reader()
+        except FileNotFoundError:
+            return None
+
+    def _held_limit(self) -> int:
+        if self.size_bytes is not None:
+            return self.size_bytes - HELD_BACK_BYTES
+        return self.present.reach(0) - HELD_BACK_BYTES
+
+    def _raise_error(self) -> None:
+        if self.error is not None:
+            raise self.error

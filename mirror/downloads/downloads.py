@@ -1,0 +1,122 @@
+"""All arrivals: one for each missing digest, whoever asks for it and however many do."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from mirror.downloads.arrival import Arrival
+from mirror.downloads.transfer import Transfer
+from mirror.errors import MirrorError, StorageFailed, UpstreamUnreachable
+from mirror.manifest import Descriptor
+from mirror.metrics import Metrics
+from mirror.names import Digest, Repository
+from mirror.store.filesystem import BlobStore
+from mirror.store.staging import StagedBlob
+from mirror.upstream.client import UpstreamClient
+
+# containerd gives up on an answer's headers after 30 s; ours come before.
+ANSWER_SECONDS = 20
+_THREADS = 4
+_BLOB_TYPE = "application/octet-stream"
+
+_log = structlog.get_logger()
+
+# Told of each blob that was stored, and of the repository it came from.
+Stored = Callable[[Repository, Descriptor], Awaitable[None]]
+
+
+class Downloads:
+    """Owns a task per arrival. No request ever does: a client that hangs up ends nothing."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        clients: Mapping[str, UpstreamClient],
+        metrics: Metrics,
+        stored: Stored,
+    ) -> None:
+        self._store = store
+        self._clients = clients
+        self._metrics = metrics
+        self._stored = stored
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="arrivals")
+        self._arrivals: dict[Digest, Arrival] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.landed = 0
+
+    def find(self, digest: Digest) -> Arrival | None:
+        return self._arrivals.get(digest)
+
+    async def join(self, repository: Repository, digest: Digest) -> tuple[Arrival, bool]:
+        """The blob's arrival, once the upstream has answered, and whether it was under way before.
+
+        An arrival that fails for the repository which began it is begun anew for this one. Raises
+        MirrorError.
+        """
+        while True:
+            arrival = self._arrivals.get(digest)
+            joined = arrival is not None
+            if arrival is None:
+                arrival = self._begin(repository, digest)
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await arrival.wait_announced()
+                return arrival, joined
+            except TimeoutError:
+                raise UpstreamUnreachable(
+                    arrival.source.upstream, f"no answer yet for {digest}; the download goes on"
+                ) from None
+            except MirrorError:
+                if arrival.source == repository:
+                    raise
+
+    async def aclose(self, grace_seconds: float) -> None:
+        """Lets running arrivals end, then cancels what is left."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._threads.shutdown()
+
+    def _begin(self, repository: Repository, digest: Digest) -> Arrival:
+        arrival = Arrival(digest, repository, StagedBlob(self._store, digest))
+        self._arrivals[digest] = arrival
+        task = asyncio.get_running_loop().create_task(
+            self._bring(arrival), name=f"arrival {digest}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return arrival
+
+    async def _bring(self, arrival: Arrival) -> None:
+        """The life of one arrival. Its name is free again before anybody hears of a failure."""
+        self._metrics.downloads_active.inc()
+        error: MirrorError = StorageFailed("this mirror is shutting down")
+        try:
+            client = self._clients[arrival.source.upstream]
+            await Transfer(arrival, client, self._threads, self._metrics).run()
+            await self._keep(arrival)
+        except MirrorError as failed:
+            error = failed
+            _log.warning("download failed", digest=str(arrival.digest), error=failed.message)
+        except OSError as failed:
+            error = StorageFailed(f"this mirror's disk fails: {failed.strerror or failed}")
+            _log.error("download failed", digest=str(arrival.digest), error=error.message)
+        except Exception:
+            error = StorageFailed("this mirror failed while it downloaded; see its log")
+            _log.exception("download failed", digest=str(arrival.digest))
+        finally:
+            del self._arrivals[arrival.digest]
+            if not arrival.verified:
+                arrival.fail(error)
+            self._metrics.downloads_active.dec()
+            self._threads.submit(arrival.staged.discard)
+
+    async def _keep(self, arrival: Arrival) -> None:
+        self.landed += 1
+        size_bytes = await arrival.wait_size()
+        descriptor = Descriptor(arrival.digest, _BLOB_TYPE, size_bytes)
+        await self._stored(arrival.source, descriptor)

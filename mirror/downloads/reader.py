@@ -1,0 +1,82 @@
+"""Reading a blob, stored or on its way in: the same questions, the same file operations."""
+
+import asyncio
+from typing import BinaryIO, Protocol, Self
+
+from mirror.downloads.arrival import Arrival
+from mirror.metrics import Metrics
+from mirror.store.filesystem import StoredBlob
+
+
+class BlobReader(Protocol):
+    """An open blob. `file` may be read up to where `readable` says; `aclose` belongs to the
+    owner.
+    """
+
+    @property
+    def file(self) -> BinaryIO: ...
+
+    async def size(self) -> int | None:
+        """None where only the end will tell."""
+
+    async def wait_size(self) -> int:
+        """The size, waited for if need be. Raises MirrorError."""
+
+    async def readable(self, start: int, end: int | None, *, held: bool) -> int:
+        """See `Arrival.readable`."""
+
+    async def aclose(self) -> None: ...
+
+
+class StoredReader:
+    """A blob from the store: everything is there."""
+
+    def __init__(self, stored: StoredBlob) -> None:
+        self.file = stored.file
+        self._size_bytes = stored.size_bytes
+
+    async def size(self) -> int | None:
+        return self._size_bytes
+
+    async def wait_size(self) -> int:
+        return self._size_bytes
+
+    async def readable(self, start: int, end: int | None, *, held: bool) -> int:
+        return self._size_bytes if end is None else end
+
+    async def aclose(self) -> None:
+        await _close(self.file)
+
+
+class ArrivalReader:
+    """One follower of an arrival, with a file of its own."""
+
+    def __init__(self, arrival: Arrival, file: BinaryIO, metrics: Metrics) -> None:
+        self.file = file
+        self._arrival = arrival
+        self._metrics = metrics
+        self._metrics.download_followers.inc()
+
+    @classmethod
+    async def open(cls, arrival: Arrival, metrics: Metrics) -> Self | None:
+        """None when the blob has just left staging for the store."""
+        file = await asyncio.to_thread(arrival.open_reader)
+        return cls(arrival, file, metrics) if file is not None else None
+
+    async def size(self) -> int | None:
+        return self._arrival.size_bytes
+
+    async def wait_size(self) -> int:
+        return await self._arrival.wait_size()
+
+    async def readable(self, start: int, end: int | None, *, held: bool) -> int:
+        return await self._arrival.readable(start, end, held=held)
+
+    async def aclose(self) -> None:
+        self._metrics.download_followers.dec()
+        await _close(self.file)
+
+
+async def _close(file: BinaryIO) -> None:
+    """Also when the request is cancelled; closing the last name of a large file takes time."""
+    await asyncio.shield(asyncio.to_thread(file.close))

@@ -1,0 +1,250 @@
+"""The work behind one arrival: fetching what is missing, hashing what is there, committing.
+
+Three kinds of task, all owned by `Transfer.run`:
+
+- *fill* reads from the first byte that nobody has or fetches to the next that somebody does, over
+  one plain GET in the usual case, and over a Range after a break;
+- *pieces* fetch a bounded Range each, where a reader waits far ahead of fill;
+- *hash* follows like any reader, in order.
+
+Each byte is written once: what is there already is dropped when it comes again, since it may have
+been hashed.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from mirror.downloads.arrival import Arrival
+from mirror.errors import UpstreamBroken, UpstreamError, UpstreamFailing
+from mirror.intervals import Intervals
+from mirror.metrics import Metrics
+from mirror.upstream.client import BlobAnswer, UpstreamClient
+
+# A reader this far ahead of every connection gets one of its own.
+FAR_AHEAD_BYTES = 1024 * 1024
+PIECE_BYTES = 4 * 1024 * 1024
+MAX_PIECES = 6
+# Fill reads through a shorter stretch that is there already rather than ask anew behind it.
+SKIP_BYTES = 1024 * 1024
+# Tries in a row that brought not one byte, after the upstream had answered once.
+MAX_IDLE_TRIES = 4
+FIRST_PAUSE_SECONDS = 0.1
+_HASH_STEP_BYTES = 4 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class Transfer:
+    def __init__(
+        self, arrival: Arrival, client: UpstreamClient, threads: Executor, metrics: Metrics
+    ) -> None:
+        self._arrival = arrival
+        self._client = client
+        self._threads = threads
+        self._metrics = metrics
+        self._claims = Intervals()
+        self._fill_position = 0
+        self._takes_ranges: bool | None = None
+        self._pieces = 0
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Until the blob is verified and in the store. Raises MirrorError, OSError."""
+        await self._blocking(self._arrival.staged.create)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._until_failure(self._fill()))
+                tasks.create_task(self._until_failure(self._hash()))
+        except BaseExceptionGroup as failed:
+            raise _first(failed) from None
+        await self._blocking(self._arrival.staged.commit)
+
+    async def _until_failure(self, work: Coroutine[Any, Any, None]) -> None:
+        """After a failure no piece may begin: the group is about to close."""
+        try:
+            await work
+        except BaseException:
+            self._tasks = None
+            raise
+
+    async def _blocking(self, work: Callable[..., T], *arguments: Any) -> T:
+        """In a thread, and over before this returns, also when cancelled: files get closed next."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    # --- fill -----------------------------------------------------------------------------------
+
+    async def _fill(self) -> None:
+        idle_tries = 0
+        while (start := self._next_missing()) is not None:
+            before = self._arrived_bytes()
+            try:
+                await self._fetch_from(start)
+            except UpstreamFailing:
+                if not self._arrival.announced:
+                    raise
+                idle_tries = 0 if self._arrived_bytes() > before else idle_tries + 1
+                if idle_tries >= MAX_IDLE_TRIES:
+                    raise
+                pause_seconds = FIRST_PAUSE_SECONDS * 2**idle_tries
+                await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            while self._next_missing() is None and not self._is_complete():
+                await self._arrival.pulse.wait()
+
+    async def _fetch_from(self, start: int) -> None:
+        arrival = self._arrival
+        self._fill_position = start
+        async with self._client.get_blob(arrival.source.name, arrival.digest, start) as answer:
+            self._check_answer(answer, start)
+            arrival.announce(answer.size_bytes)
+            position = answer.start
+            async for chunk in answer.chunks():
+                position = await self._take(position, chunk)
+                if self._may_skip(position):
+                    return
+        if arrival.size_bytes is None:
+            arrival.size_bytes = position
+            arrival.pulse.beat()
+        elif position < arrival.size_bytes:
+            raise UpstreamBroken(self._client.name, "ended a blob before its end")
+
+    def _check_answer(self, answer: BlobAnswer, start: int) -> None:
+        """Raises UpstreamBroken for a part that was not asked for, or of something else."""
+        if start:
+            self._takes_ranges = answer.is_partial
+        known, told = self._arrival.size_bytes, answer.size_bytes
+        if answer.start not in (0, start) or (None not in (known, told) and known != told):
+            raise UpstreamBroken(self._client.name, "answered with another part than asked for")
+
+    async def _take(self, position: int, chunk: bytes) -> int:
+        """Writes what of the chunk is missing; returns the position behind it."""
+        end = position + len(chunk)
+        size_bytes = self._arrival.size_bytes
+        if size_bytes is not None and end > size_bytes:
+            raise UpstreamBroken(self._client.name, "sent more of a blob than it announced")
+        begin = position
+        while (offset := self._covered(position)) < end:
+            position = self._next_covered(offset, end)
+            self._claims.add(offset, position)
+            try:
+                await self._write(offset, chunk[offset - begin : position - begin])
+            finally:
+                self._claims.remove(offset, position)
+        self._fill_position = end
+        return end
+
+    async def _write(self, start: int, data: bytes) -> None:
+        await self._blocking(self._arrival.staged.write, start, data)
+        self._arrival.wrote(start, start + len(data))
+
+    def _may_skip(self, position: int) -> bool:
+        """Whether what comes next is there, or being fetched, so far that asking anew is
+        cheaper.
+        """
+        return bool(self._takes_ranges) and self._covered(position) - position >= SKIP_BYTES
+
+    def _next_missing(self) -> int | None:
+        """The first byte that nobody has or fetches; where the size is unknown there always is
+        one.
+        """
+        position = self._covered(0)
+        size_bytes = self._arrival.size_bytes
+        return position if size_bytes is None or position < size_bytes else None
+
+    def _covered(self, position: int) -> int:
+        """The end of what is there or claimed by a piece, without a gap, from `position` on."""
+        while True:
+            further = self._claims.reach(self._arrival.present.reach(position))
+            if further == position:
+                return position
+            position = further
+
+    def _next_covered(self, position: int, end: int) -> int:
+        """Where the missing stretch that holds `position` ends, at most at `end`."""
+        starts = (self._arrival.present.next_start(position), self._claims.next_start(position))
+        return min([end, *(start for start in starts if start is not None)])
+
+    def _is_complete(self) -> bool:
+        return self._arrival.present.reach(0) == self._arrival.size_bytes
+
+    def _arrived_bytes(self) -> int:
+        return sum(end - start for start, end in self._arrival.present)
+
+    # --- pieces ---------------------------------------------------------------------------------
+
+    def _wanted(self, start: int, end: int) -> None:
+        """A reader waits for [start, end): begin a piece there unless somebody is close before
+        it.
+        """
+        size_bytes = self._arrival.size_bytes
+        if (
+            size_bytes is None
+            or self._takes_ranges is False
+            or self._pieces >= MAX_PIECES
+            or self._tasks is None
+            or 0 <= start - self._fill_position < FAR_AHEAD_BYTES
+            or self._covered(start) > start
+        ):
+            return
+        stop = self._next_covered(start, min(end, start + PIECE_BYTES, size_bytes))
+        self._claims.add(start, stop)
+        self._pieces += 1
+        self._tasks.create_task(self._fetch_piece(start, stop))
+
+    async def _fetch_piece(self, start: int, stop: int) -> None:
+        """A piece that fails costs nothing: fill comes by."""
+        try:
+            await self._fetch_range(start, stop)
+        except UpstreamError:
+            self._takes_ranges = self._takes_ranges or False
+        finally:
+            self._claims.remove(start, stop)
+            self._pieces -= 1
+            self._arrival.pulse.beat()
+
+    async def _fetch_range(self, start: int, stop: int) -> None:
+        arrival = self._arrival
+        source = arrival.source.name
+        async with self._client.get_blob(source, arrival.digest, start, stop) as answer:
+            self._takes_ranges = answer.is_partial
+            if answer.start != start or answer.size_bytes not in (None, arrival.size_bytes):
+                return
+            position = start
+            async for chunk in answer.chunks():
+                await self._write(position, chunk[: stop - position])
+                position += len(chunk)
+                if position >= stop:
+                    return
+
+    # --- hash -----------------------------------------------------------------------------------
+
+    async def _hash(self) -> None:
+        arrival = self._arrival
+        position = 0
+        while position != arrival.size_bytes:
+            reach = min(arrival.present.reach(position), position + _HASH_STEP_BYTES)
+            if reach == position:
+                await arrival.pulse.wait()
+                continue
+            await self._blocking(arrival.staged.hash, position, reach)
+            position = reach
+        if not arrival.staged.is_right():
+            self._metrics.digest_mismatch(self._client.name)
+            raise UpstreamBroken(
+                self._client.name, f"sent bytes that are not {arrival.digest}; nothing was stored"
+            )
+        arrival.verify()
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

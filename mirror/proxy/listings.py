@@ -1,0 +1,170 @@
+"""Lists that only the upstream can give: tags and referrers. Asked each time, coalesced, remembered
+for outages. A failure is never told as an empty list.
+"""
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from mirror.errors import UpstreamBroken, UpstreamFailing, UpstreamNotFound
+from mirror.manifest import OCI_INDEX, bare_type
+from mirror.metrics import Cache
+from mirror.names import Digest, Repository, Tag
+from mirror.proxy.patience import within_patience
+from mirror.proxy.weblinks import next_query
+from mirror.singleflight import Flights
+from mirror.store.index import Index, RememberedListing
+from mirror.upstream.client import UpstreamClient
+
+MAX_QUERY_CHARACTERS = 2048
+FILTERS_APPLIED = "OCI-Filters-Applied"
+
+Query = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page. `next_query` asks for the one behind it; `stale_seconds`: see tags.Resolved."""
+
+    body: bytes
+    next_query: dict[str, str] | None
+    filters_applied: str | None
+    cache: Cache
+    stale_seconds: float | None = None
+
+
+class Listings:
+    def __init__(self, clients: Mapping[str, UpstreamClient], index: Index) -> None:
+        self._clients = clients
+        self._index = index
+        self._flights: Flights[tuple[Repository, str], RememberedListing] = Flights()
+
+    async def tags(self, repository: Repository, query: Query) -> Listing:
+        """`body` is the upstream's JSON, an object with `tags`. Raises UpstreamError."""
+        question = f"tags/list?{urlencode(sorted(query.items()))}"
+
+        async def ask() -> RememberedListing:
+            return await self._ask_tags(repository, query)
+
+        return await self._answer(repository, question, ask)
+
+    async def referrers(self, repository: Repository, digest: Digest, query: Query) -> Listing:
+        """`body` is an OCI image index. Raises UpstreamError.
+
+        Where the upstream has no such API (404), the fallback tag `sha256-<hex>` answers, and an
+        empty index where there is no such tag either (distribution-spec, "Listing Referrers").
+        """
+        question = f"referrers/{digest}?{urlencode(sorted(query.items()))}"
+
+        async def ask() -> RememberedListing:
+            return await self._ask_referrers(repository, digest, query)
+
+        return await self._answer(repository, question, ask)
+
+    async def aclose(self) -> None:
+        await self._flights.aclose()
+
+    async def _answer(
+        self,
+        repository: Repository,
+        question: str,
+        ask: Callable[[], Awaitable[RememberedListing]],
+    ) -> Listing:
+        remembered = await self._remembered(repository, question)
+
+        async def ask_and_remember() -> RememberedListing:
+            listing = await ask()
+            if len(question) <= MAX_QUERY_CHARACTERS:
+                await self._index.set_listing(repository, question, listing)
+            return listing
+
+        flight, joined = self._flights.start((repository, question), ask_and_remember)
+        try:
+            listing = await within_patience(
+                flight, repository.upstream, can_stand_in=remembered is not None
+            )
+        except UpstreamFailing:
+            if remembered is None:
+                raise
+            age_seconds = max(time.time() - remembered.checked_at, 0)
+            return _listing(remembered, Cache.STALE, age_seconds)
+        return _listing(listing, Cache.JOINED if joined else Cache.NONE)
+
+    async def _remembered(self, repository: Repository, question: str) -> RememberedListing | None:
+        remembered = await self._index.listing(repository, question)
+        stale_for_seconds = self._clients[repository.upstream].upstream.stale_for_seconds
+        if remembered and time.time() - remembered.checked_at <= stale_for_seconds:
+            return remembered
+        return None
+
+    async def _ask_tags(self, repository: Repository, query: Query) -> RememberedListing:
+        client = self._clients[repository.upstream]
+        answer = await client.get_listing(repository.name, "tags", "tags/list", query)
+        document = _json_object(answer.body)
+        if document is None or not isinstance(document.get("tags"), list | None):
+            raise UpstreamBroken(repository.upstream, "sent a list of tags that is none")
+        return _remember(answer.body, answer.headers)
+
+    async def _ask_referrers(
+        self, repository: Repository, digest: Digest, query: Query
+    ) -> RememberedListing:
+        client = self._clients[repository.upstream]
+        try:
+            answer = await client.get_listing(
+                repository.name, "referrers", f"referrers/{digest}", query
+            )
+        except UpstreamNotFound:
+            return await self._from_fallback_tag(repository, digest, query.get("artifactType"))
+        if bare_type(answer.headers.get("Content-Type", "")) != OCI_INDEX:
+            raise UpstreamBroken(repository.upstream, "sent a list of referrers that is no index")
+        return _remember(answer.body, answer.headers)
+
+    async def _from_fallback_tag(
+        self, repository: Repository, digest: Digest, artifact_type: str | None
+    ) -> RememberedListing:
+        client = self._clients[repository.upstream]
+        index: dict[str, Any] | None = None
+        try:
+            tag = Tag.parse(f"{digest.algorithm}-{digest.hex[:64]}")
+            index = _json_object((await client.get_manifest(repository.name, tag)).body)
+        except UpstreamNotFound:
+            pass
+        if index is None or not isinstance(index.get("manifests"), list):
+            index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+        if artifact_type is None:
+            return _remember(json.dumps(index).encode(), {})
+        index["manifests"] = [
+            entry
+            for entry in index["manifests"]
+            if isinstance(entry, dict) and entry.get("artifactType") == artifact_type
+        ]
+        return _remember(json.dumps(index).encode(), {FILTERS_APPLIED: "artifactType"})
+
+
+def _remember(body: bytes, headers: Mapping[str, str]) -> RememberedListing:
+    kept = {name: headers[name] for name in ("Link", FILTERS_APPLIED) if name in headers}
+    return RememberedListing(body, json.dumps(kept), time.time())
+
+
+def _listing(
+    remembered: RememberedListing, cache: Cache, stale_seconds: float | None = None
+) -> Listing:
+    headers: dict[str, str] = json.loads(remembered.headers)
+    return Listing(
+        remembered.body,
+        next_query(headers.get("Link")),
+        headers.get(FILTERS_APPLIED),
+        cache,
+        stale_seconds,
+    )
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None

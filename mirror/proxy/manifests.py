@@ -1,0 +1,225 @@
+"""Manifests by tag and by digest: from memory, from the store, or from the upstream, once."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from mirror.errors import ManifestUnknown, UpstreamBroken, UpstreamNotFound
+from mirror.manifest import (
+    INDEXES,
+    Descriptor,
+    Manifest,
+    blobs_of,
+    fallback_child,
+    is_accepted,
+    is_manifest_type,
+    media_type_of,
+)
+from mirror.metrics import Cache, Metrics
+from mirror.names import Digest, Reference, Repository, Tag
+from mirror.proxy.absences import Absences
+from mirror.proxy.access import Access
+from mirror.proxy.contents import Contents
+from mirror.proxy.patience import within_patience
+from mirror.proxy.tags import Resolved, Tags
+from mirror.singleflight import Flights
+from mirror.store.index import Index
+from mirror.upstream.client import ManifestAnswer, UpstreamClient
+
+HOT_GRANTS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestReply:
+    """`body` is None where only the descriptor was asked for. `stale_seconds`: see Resolved."""
+
+    descriptor: Descriptor
+    body: bytes | None
+    cache: Cache
+    stale_seconds: float | None = None
+
+
+class Manifests:
+    def __init__(
+        self,
+        clients: Mapping[str, UpstreamClient],
+        index: Index,
+        contents: Contents,
+        access: Access,
+        absences: Absences,
+        metrics: Metrics,
+    ) -> None:
+        self._clients = clients
+        self._contents = contents
+        self._access = access
+        self._absences = absences
+        self._metrics = metrics
+        self._tags = Tags(clients, index, access, absences, self._obtain)
+        self._flights: Flights[tuple[Repository, Digest], Manifest] = Flights()
+        # Manifests whose parts are known to be readable under the repository.
+        self._granted: LRUCache[tuple[Repository, Digest], bool] = LRUCache(HOT_GRANTS)
+
+    async def get(
+        self, repository: Repository, reference: Reference, accept: Sequence[str]
+    ) -> ManifestReply:
+        """The manifest, bytes untouched. Raises MirrorError."""
+        if isinstance(reference, Digest):
+            manifest, cache = await self._by_digest(repository, reference)
+            return ManifestReply(manifest.descriptor, manifest.body, cache)
+        resolved = await self._tags.resolve(repository, reference)
+        manifest, cache = await self._by_digest(repository, resolved.digest, reference)
+        if not is_accepted(manifest.media_type, accept):
+            manifest, cache = await self._acceptable(repository, manifest, accept)
+        return ManifestReply(
+            manifest.descriptor, manifest.body, _worse(resolved, cache), resolved.stale_seconds
+        )
+
+    async def head(
+        self, repository: Repository, reference: Reference, accept: Sequence[str]
+    ) -> ManifestReply:
+        """What `get` would answer, without spending a pull where HEAD upstream tells enough.
+
+        Raises MirrorError.
+        """
+        resolved = None
+        digest = reference
+        if isinstance(digest, Tag):
+            resolved = await self._tags.resolve(repository, digest)
+            digest = resolved.digest
+        descriptor, cache = await self._describe(repository, digest)
+        usable = is_manifest_type(descriptor.media_type) and descriptor.size_bytes is not None
+        if not usable or (resolved and not is_accepted(descriptor.media_type, accept)):
+            return await self.get(repository, reference, accept)
+        if resolved is None:
+            return ManifestReply(descriptor, None, cache)
+        return ManifestReply(descriptor, None, _worse(resolved, cache), resolved.stale_seconds)
+
+    async def aclose(self) -> None:
+        await self._tags.aclose()
+        await self._flights.aclose()
+
+    async def _describe(self, repository: Repository, digest: Digest) -> tuple[Descriptor, Cache]:
+        descriptor = await self._access.known(repository, digest)
+        if descriptor is not None:
+            return descriptor, Cache.HIT
+        self._absences.check("manifest", repository, digest)
+        try:
+            return await self._access.prove_manifest(repository, digest), Cache.REVALIDATED
+        except UpstreamNotFound:
+            self._absences.note("manifest", repository, digest)
+            raise
+
+    async def _by_digest(
+        self, repository: Repository, digest: Digest, tag: Tag | None = None
+    ) -> tuple[Manifest, Cache]:
+        known = await self._access.known(repository, digest)
+        body = await self._contents.read(digest)
+        if known is not None and body is not None:
+            return await self._manifest(repository, digest, body, known), Cache.HIT
+        self._absences.check("manifest", repository, digest)
+        if body is not None:
+            proven, _ = await self._describe(repository, digest)
+            return await self._manifest(repository, digest, body, proven), Cache.REVALIDATED
+        flight, joined = self._flights.start(
+            (repository, digest), lambda: self._fetch(repository, digest, tag)
+        )
+        try:
+            manifest = await within_patience(flight, repository.upstream)
+        except UpstreamNotFound:
+            self._absences.note("manifest", repository, digest)
+            raise
+        return manifest, Cache.JOINED if joined else Cache.MISS
+
+    async def _manifest(
+        self, repository: Repository, digest: Digest, body: bytes, known: Descriptor
+    ) -> Manifest:
+        """A stored manifest as this repository serves it; what it consists of may be read there."""
+        media_type: str | None = known.media_type
+        if (repository, digest) in self._granted and known.size_bytes == len(body):
+            return Manifest(digest, known.media_type, body)
+        if not is_manifest_type(known.media_type):
+            media_type = await asyncio.to_thread(media_type_of, body, known.media_type)
+        if media_type is None:
+            raise ManifestUnknown(f"{digest} is a blob of {repository}, not a manifest")
+        manifest = Manifest(digest, media_type, body)
+        await self._grant(repository, manifest)
+        return manifest
+
+    async def _obtain(self, repository: Repository, digest: Digest | None, tag: Tag) -> Digest:
+        """For Tags: has the manifest here before a tag may point to it."""
+        if digest is not None:
+            manifest, _ = await self._by_digest(repository, digest, tag)
+            return manifest.digest
+        client = self._clients[repository.upstream]
+        answer = await client.get_manifest(repository.name, tag)
+        manifest = await self._checked(repository, answer, answer.digest)
+        await self._keep(repository, manifest)
+        return manifest.digest
+
+    async def _fetch(self, repository: Repository, digest: Digest, tag: Tag | None) -> Manifest:
+        known = await self._access.known(repository, digest)
+        body = self._contents.hot(digest)
+        if known is not None and body is not None:  # an earlier flight has just landed
+            return await self._manifest(repository, digest, body, known)
+        client = self._clients[repository.upstream]
+        try:
+            answer = await client.get_manifest(repository.name, digest)
+        except UpstreamNotFound:
+            if tag is None:
+                raise
+            # Some caches upstream of us know a manifest by its tag only, until that was pulled.
+            answer = await client.get_manifest(repository.name, tag)
+        manifest = await self._checked(repository, answer, digest)
+        await self._keep(repository, manifest)
+        return manifest
+
+    async def _checked(
+        self, repository: Repository, answer: ManifestAnswer, digest: Digest | None
+    ) -> Manifest:
+        """Raises UpstreamBroken for bytes that are not the manifest asked for, or none at all."""
+        digest = digest or Digest.of(answer.body)
+        if not digest.matches(answer.body):
+            self._metrics.digest_mismatch(repository.upstream)
+            raise UpstreamBroken(
+                repository.upstream, f"sent bytes that are not {digest}; nothing was stored"
+            )
+        media_type = await asyncio.to_thread(media_type_of, answer.body, answer.content_type)
+        if media_type is None:
+            raise UpstreamBroken(
+                repository.upstream, f"sent something for {repository.name} that is no manifest"
+            )
+        return Manifest(digest, media_type, answer.body)
+
+    async def _keep(self, repository: Repository, manifest: Manifest) -> None:
+        await self._contents.keep(manifest)
+        await self._grant(repository, manifest)
+
+    async def _grant(self, repository: Repository, manifest: Manifest) -> None:
+        blobs = await asyncio.to_thread(blobs_of, manifest.body)
+        await self._access.grant(repository, [*blobs, manifest.descriptor])
+        self._granted[repository, manifest.digest] = True
+
+    async def _acceptable(
+        self, repository: Repository, manifest: Manifest, accept: Sequence[str]
+    ) -> tuple[Manifest, Cache]:
+        """For a client that names types and leaves the stored one out: what registries do, which
+        is an index's linux/amd64 entry, else 404.
+        """
+        child = fallback_child(manifest.body) if manifest.media_type in INDEXES else None
+        if child is not None:
+            found, cache = await self._by_digest(repository, child)
+            if is_accepted(found.media_type, accept):
+                return found, cache
+        raise ManifestUnknown(
+            f"{repository} has {manifest.digest} as {manifest.media_type}, which the request's "
+            "Accept header leaves out"
+        )
+
+
+def _worse(resolved: Resolved, content: Cache) -> Cache:
+    """One word for both steps: the one that tells of more work, or of a failing upstream."""
+    if resolved.cache is Cache.STALE or content is Cache.HIT:
+        return resolved.cache
+    return content if resolved.cache in (Cache.HIT, Cache.REVALIDATED) else resolved.cache

@@ -1,0 +1,62 @@
+"""The answers: hit, revalidated, miss, stale. The one room that knows freshness and upstreams
+both.
+"""
+
+from collections.abc import Mapping
+
+from mirror.downloads.downloads import Downloads
+from mirror.manifest import Descriptor
+from mirror.metrics import Metrics
+from mirror.names import Repository
+from mirror.proxy.absences import Absences
+from mirror.proxy.access import Access
+from mirror.proxy.blobs import Blobs
+from mirror.proxy.contents import Contents
+from mirror.proxy.listings import Listings
+from mirror.proxy.manifests import Manifests
+from mirror.store.filesystem import BlobStore
+from mirror.store.index import Index
+from mirror.upstream.client import UpstreamClient
+
+
+class Proxy:
+    """Puts this room together; `manifests`, `blobs` and `listings` answer."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        index: Index,
+        clients: Mapping[str, UpstreamClient],
+        metrics: Metrics,
+    ) -> None:
+        self._index = index
+        self._contents = Contents(store, index, metrics)
+        self._access = Access(index, clients)
+        absences = Absences({name: client.upstream for name, client in clients.items()})
+        self._downloads = Downloads(store, clients, metrics, self._note_arrived)
+        self._store = store
+        self.manifests = Manifests(clients, index, self._contents, self._access, absences, metrics)
+        self.blobs = Blobs(self._contents, self._downloads, self._access, absences, metrics)
+        self.listings = Listings(clients, index)
+
+    async def open(self) -> None:
+        await self._contents.open()
+
+    async def aclose(self, grace_seconds: float) -> None:
+        """Lets running downloads end within the grace; questions under way are dropped."""
+        await self._downloads.aclose(grace_seconds)
+        await self.manifests.aclose()
+        await self.listings.aclose()
+        await self._access.aclose()
+
+    async def catalog(self, upstream: str | None) -> list[Repository]:
+        """What is cached, by name. Raises StorageFailed."""
+        return await self._index.repositories(upstream)
+
+    async def check_ready(self) -> None:
+        """Raises StorageFailed when the disk or the index does not let us serve."""
+        await self._store.check_writable()
+        await self._index.usage()
+
+    async def _note_arrived(self, repository: Repository, descriptor: Descriptor) -> None:
+        await self.blobs.note_arrived(repository, descriptor)

@@ -1,0 +1,58 @@
+"""One task for many askers of the same thing."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Flight(Generic[V]):
+    task: asyncio.Task[V]
+    started_at: float
+
+    async def wait(self, within_seconds: float | None = None) -> V:
+        """The result. The time counts from the start, so that late joiners do not wait anew.
+
+        Raises what the work raises, and TimeoutError. Neither an asker's cancellation nor the end
+        of its patience ends the work.
+        """
+        left_seconds = None
+        if within_seconds is not None:
+            left_seconds = max(self.started_at + within_seconds - time.monotonic(), 0)
+        async with asyncio.timeout(left_seconds):
+            return await asyncio.shield(self.task)
+
+
+class Flights(Generic[K, V]):
+    """Flights by key. They belong to this object, not to a request: an asker that goes away ends
+    nothing, and `aclose` awaits them all.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[K, Flight[V]] = {}
+
+    def start(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> tuple[Flight[V], bool]:
+        """The flight under `key`, and whether it was under way already."""
+        flight = self._flights.get(key)
+        if flight is not None:
+            return flight, True
+        task = asyncio.get_running_loop().create_task(work(), name=f"flight {key}")
+        flight = self._flights[key] = Flight(task, time.monotonic())
+        task.add_done_callback(lambda done: self._landed(key, done))
+        return flight, False
+
+    def _landed(self, key: K, task: asyncio.Task[V]) -> None:
+        del self._flights[key]
+        if not task.cancelled():
+            task.exception()  # seen, also when no asker is left to see it
+
+    async def aclose(self) -> None:
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

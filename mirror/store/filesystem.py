@@ -1,0 +1,153 @@
+"""Stored blobs as files.
+
+    <path>/lock                        held (flock) by the one process that serves from this folder
+    <path>/index.db                    what is known about the blobs (see index.py)
+    <path>/blobs/sha256/ab/abcdef…     whole, verified, immutable
+    <path>/staging/sha256/<hex>/data   on the way in (see staging.py)
+
+All paths are made here. A blob gets its final name by rename, after its bytes were hashed and
+synced: nothing half-done ever has one.
+"""
+
+import asyncio
+import fcntl
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
+
+from mirror.errors import StorageFailed
+from mirror.names import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """An open blob. The file stays readable whatever becomes of its name; the owner closes it."""
+
+    file: BinaryIO
+    size_bytes: int
+
+
+class FolderInUse(Exception):
+    """Another process serves from this folder."""
+
+
+class BlobStore:
+    """Blobs by digest below one folder. Every method that touches the disk does so in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: BinaryIO | None = None
+
+    @property
+    def index_path(self) -> Path:
+        return self.path / "index.db"
+
+    def blob_path(self, digest: Digest) -> Path:
+        return self.path / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+
+    def staging_path(self, digest: Digest) -> Path:
+        return self.path / "staging" / digest.algorithm / digest.hex
+
+    async def open(self) -> None:
+        """Makes the folders, takes the lock, drops what an earlier process left in staging.
+
+        Raises FolderInUse, OSError.
+        """
+        await asyncio.to_thread(self._open)
+
+    async def aclose(self) -> None:
+        if self._lock is not None:
+            await asyncio.to_thread(self._lock.close)
+            self._lock = None
+
+    async def find(self, digest: Digest) -> StoredBlob | None:
+        """Opens the blob. Raises StorageFailed when the disk does not let us look."""
+        return await asyncio.to_thread(self._find, digest)
+
+    async def has(self, digest: Digest) -> bool:
+        return await asyncio.to_thread(self.blob_path(digest).is_file)
+
+    async def read(self, digest: Digest) -> bytes | None:
+        """The whole of a blob that is known to be small."""
+        return await asyncio.to_thread(self._read, digest)
+
+    async def write(self, digest: Digest, content: bytes) -> None:
+        """Stores a small content whose digest was checked. Raises StorageFailed."""
+        await asyncio.to_thread(self._write, digest, content)
+
+    async def check_writable(self) -> None:
+        """Raises StorageFailed."""
+        await asyncio.to_thread(self._check_writable)
+
+    def commit(self, data: Path, digest: Digest) -> None:
+        """Gives a synced file its final name. Blocking: call it from a thread. Raises OSError."""
+        target = self.blob_path(digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        data.replace(target)
+        _sync_folder(target.parent)
+
+    def _open(self) -> None:
+        for folder in ("blobs", "staging"):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        lock = (self.path / "lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise FolderInUse(str(self.path)) from None
+        self._lock = lock
+        for leftover in (self.path / "staging").iterdir():
+            shutil.rmtree(leftover)
+
+    def _find(self, digest: Digest) -> StoredBlob | None:
+        try:
+            file = self.blob_path(digest).open("rb", buffering=0)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _storage_failed(error) from error
+        return StoredBlob(file, os.fstat(file.fileno()).st_size)
+
+    def _read(self, digest: Digest) -> bytes | None:
+        try:
+            return self.blob_path(digest).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _storage_failed(error) from error
+
+    def _check_writable(self) -> None:
+        try:
+            with TemporaryFile(dir=self.path / "staging") as file:
+                file.write(b"ready?")
+        except OSError as error:
+            raise _storage_failed(error) from error
+
+    def _write(self, digest: Digest, content: bytes) -> None:
+        staging = self.staging_path(digest)
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+            beside = staging / "whole"
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self.commit(beside, digest)
+            shutil.rmtree(staging)
+        except OSError as error:
+            raise _storage_failed(error) from error
+
+
+def _storage_failed(error: OSError) -> StorageFailed:
+    return StorageFailed(f"this mirror's disk fails: {error.strerror}; its operator should look")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

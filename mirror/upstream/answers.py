@@ -1,0 +1,72 @@
+"""From an upstream's status to the error that a client is told."""
+
+import json
+import re
+from collections.abc import Mapping
+
+from mirror.errors import (
+    UpstreamBroken,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamFailing,
+    UpstreamNotFound,
+    UpstreamRateLimited,
+)
+from mirror.names import shown
+
+# For a 429 without Retry-After, which is optional on Docker Hub. Podman waits at most this long.
+DEFAULT_RETRY_AFTER_SECONDS = 60
+
+
+def error_of(
+    upstream: str, what: str, status: int, headers: Mapping[str, str], body: bytes, account: str
+) -> UpstreamError:
+    """`what` is the thing asked for, `account` a username or `anonymous`."""
+    said = f"answered {status} for {what}{_quoted_reason(body)}"
+    match status:
+        case 404 | 410:
+            return UpstreamNotFound(upstream, said, answered=status)
+        case 401 | 403:
+            message = f"{said}; asked as {account}. {_login_hint(account)}"
+            return UpstreamDenied(upstream, message, answered=status)
+        case 429:
+            return UpstreamRateLimited(
+                upstream,
+                f"{said}; asked as {account}. Content that is cached is still served; an account "
+                "with a higher limit can be set under `credentials`",
+                _retry_after(headers),
+            )
+        case _:
+            pass
+    return UpstreamBroken(upstream, said, answered=status)
+
+
+def most_telling(errors: list[UpstreamError]) -> UpstreamError:
+    """Of several endpoints' errors: one that failed leaves open what the others deny."""
+    for error in errors:
+        if isinstance(error, UpstreamFailing):
+            return error
+    return errors[0]
+
+
+def _retry_after(headers: Mapping[str, str]) -> str:
+    """Seconds or a date (RFC 9110 §10.2.3), as clients can use it; GHCR has sent `985.86µs`."""
+    told = headers.get("Retry-After", "").strip()
+    usable = re.fullmatch(r"\d{1,6}|[A-Z][a-z]{2}, [\w :]{5,24} GMT", told, re.ASCII)
+    return told if usable else str(DEFAULT_RETRY_AFTER_SECONDS)
+
+
+def _login_hint(account: str) -> str:
+    if account == "anonymous":
+        return "It may not exist, or want a login: see `credentials` in the configuration"
+    return f"It may not exist, or not be open to {account}: check that credential"
+
+
+def _quoted_reason(body: bytes) -> str:
+    """The first OCI error's code and message, made safe to repeat."""
+    try:
+        error = json.loads(body)["errors"][0]
+        reason = f"{error.get('code', '')} {error.get('message', '')}".strip()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
+    return f" ({shown(reason)})" if reason else ""

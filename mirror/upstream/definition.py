@@ -1,0 +1,44 @@
+"""An upstream as its operator describes it: plain values, made by the configuration."""
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from yarl import URL
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A login. `read_password` is called for each use, so that a rotated file takes effect."""
+
+    username: str
+    read_password: Callable[[], str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One registry: where it is, how to ask it, and how long its answers hold.
+
+    `path_prefix` stands before each repository name upstream (Artifactory's repository key).
+    `token_realms` are hosts, with port where not the scheme's own, besides its own domain to which
+    a challenge may send us for a token. `keeps_vanished`: a tag that the upstream no longer has is
+    served on.
+    """
+
+    name: str
+    endpoints: tuple[URL, ...]
+    alias: str | None = None
+    accounts: tuple[Account, ...] = ()
+    path_prefix: str = ""
+    token_realms: frozenset[str] = frozenset()
+    tls: ssl.SSLContext | None = None
+    tag_ttl_seconds: float = 300
+    stale_for_seconds: float = 30 * 86400
+    not_found_ttl_seconds: float = 5
+    connect_timeout_seconds: float = 5
+    idle_timeout_seconds: float = 30
+    keeps_vanished: bool = False
+
+    def remote_name(self, repository_name: str) -> str:
+        """The repository's name as this upstream knows it."""
+        return f"{self.path_prefix}/{repository_name}" if self.path_prefix else repository_name

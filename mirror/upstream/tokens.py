@@ -1,0 +1,194 @@
+"""Logins at upstreams: from a challenge to an Authorization header.
+
+Bearer tokens follow the Docker token specification (distribution, "Token Authentication"); they are
+kept by (realm, service, scope, account) and fetched once for however many wait for them.
+"""
+
+import base64
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from cachetools import LRUCache
+from yarl import URL
+
+from mirror.errors import UpstreamBroken, UpstreamDenied
+from mirror.names import shown
+from mirror.singleflight import Flights
+from mirror.upstream.challenge import Challenge
+from mirror.upstream.definition import Account, Upstream
+from mirror.upstream.realms import is_allowed_realm
+
+ANONYMOUS = "anonymous"
+# The token specification: a client that is told no time, or less, may count on this one.
+LEAST_EXPIRY_SECONDS = 60
+MOST_EXPIRY_SECONDS = 24 * 3600
+REFRESH_MARGIN_SECONDS = 15
+MAX_REMEMBERED = 4096
+
+# Asks a realm: (url, Authorization or None) → JSON body. Raises UpstreamError.
+AskRealm = Callable[[URL, str | None], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    value: str = field(repr=False)
+    ends_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenKey:
+    realm: URL
+    service: str
+    scope: str
+    account: str
+
+
+class Logins:
+    """The Authorization headers for one upstream."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        ask_realm: AskRealm,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._upstream = upstream
+        self._ask_realm = ask_realm
+        self._clock = clock
+        self._challenges: LRUCache[tuple[URL, str], Challenge] = LRUCache(MAX_REMEMBERED)
+        self._tokens: LRUCache[_TokenKey, _Token] = LRUCache(MAX_REMEMBERED)
+        self._flights: Flights[_TokenKey, _Token] = Flights()
+
+    async def remembered(
+        self, endpoint: URL, remote_name: str, account: Account | None
+    ) -> str | None:
+        """The header to send at once, where an earlier challenge tells; a token is renewed if due.
+
+        Raises UpstreamError.
+        """
+        challenge = self._challenges.get((endpoint, remote_name))
+        if challenge is None:
+            return None
+        return await self._header(challenge, remote_name, account)
+
+    async def answer(
+        self,
+        endpoint: URL,
+        remote_name: str,
+        account: Account | None,
+        challenges: list[Challenge],
+        refused: str | None,
+    ) -> str:
+        """The header that answers a 401; `refused` is what was sent with it.
+
+        Raises UpstreamDenied where nothing new can be tried, UpstreamError from the realm.
+        """
+        challenge = self._choose(endpoint, account, challenges)
+        self._challenges[endpoint, remote_name] = challenge
+        if challenge.scheme == "bearer":
+            self._forget(self._key(challenge, remote_name, account), refused)
+        header = await self._header(challenge, remote_name, account)
+        if header == refused:
+            raise UpstreamDenied(
+                self._upstream.name,
+                f"refused the login of {_name_of(account)} for {remote_name}: check its password",
+            )
+        return header
+
+    async def aclose(self) -> None:
+        await self._flights.aclose()
+
+    def _choose(
+        self, endpoint: URL, account: Account | None, challenges: list[Challenge]
+    ) -> Challenge:
+        for challenge in challenges:
+            if challenge.scheme == "bearer":
+                self._check_realm(endpoint, challenge)
+                return challenge
+        if any(challenge.scheme == "basic" for challenge in challenges):
+            if account is not None:
+                return Challenge("basic")
+            raise UpstreamDenied(
+                self._upstream.name, "wants a login; set `credentials` in the configuration"
+            )
+        raise UpstreamDenied(
+            self._upstream.name, "refused access without saying how to log in (Bearer or Basic)"
+        )
+
+    def _check_realm(self, endpoint: URL, challenge: Challenge) -> None:
+        text = challenge.parameters.get("realm", "")
+        try:
+            allowed = is_allowed_realm(URL(text), endpoint, self._upstream.token_realms)
+        except ValueError:
+            allowed = False
+        if not allowed:
+            raise UpstreamBroken(
+                self._upstream.name,
+                f"sends logins to {shown(text)}, which is not its own domain; if that is right, "
+                "list the host under `token_realms`",
+            )
+
+    async def _header(self, challenge: Challenge, remote_name: str, account: Account | None) -> str:
+        if challenge.scheme == "basic":
+            return _basic(account) if account else ""
+        key = self._key(challenge, remote_name, account)
+        token = self._tokens.get(key)
+        if token is None or token.ends_at <= self._clock():
+            flight, _ = self._flights.start(key, lambda: self._fetch(key, account))
+            token = await flight.wait()
+        return f"Bearer {token.value}"
+
+    def _key(self, challenge: Challenge, remote_name: str, account: Account | None) -> _TokenKey:
+        """The challenge's scope counts over our own: ECR Public, for one, wants a fixed `aws`."""
+        parameters = challenge.parameters
+        return _TokenKey(
+            URL(parameters["realm"]),
+            parameters.get("service", ""),
+            parameters.get("scope") or f"repository:{remote_name}:pull",
+            _name_of(account),
+        )
+
+    def _forget(self, key: _TokenKey, refused: str | None) -> None:
+        token = self._tokens.get(key)
+        if token is not None and f"Bearer {token.value}" == refused:
+            del self._tokens[key]
+
+    async def _fetch(self, key: _TokenKey, account: Account | None) -> _Token:
+        query = {"service": key.service, "scope": key.scope}
+        url = key.realm.update_query({name: value for name, value in query.items() if value})
+        body = await self._ask_realm(url, _basic(account) if account else None)
+        token = _parse_token(body, self._clock())
+        if token is None:
+            raise UpstreamBroken(
+                self._upstream.name, f"its token server {key.realm.host} sent no token"
+            )
+        self._tokens[key] = token
+        return token
+
+
+def _parse_token(body: bytes, now: float) -> _Token | None:
+    """`token` or `access_token`; `expires_in` may be missing or odd."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(answer, dict):
+        return None
+    value = answer.get("token") or answer.get("access_token")
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        return None
+    told = answer.get("expires_in")
+    seconds = told if isinstance(told, int | float) else 0
+    expiry_seconds = min(max(seconds, LEAST_EXPIRY_SECONDS), MOST_EXPIRY_SECONDS)
+    return _Token(value, now + expiry_seconds - REFRESH_MARGIN_SECONDS)
+
+
+def _basic(account: Account) -> str:
+    pair = f"{account.username}:{account.read_password()}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+def _name_of(account: Account | None) -> str:
+    return account.username if account else ANONYMOUS

@@ -1,0 +1,209 @@
+"""HTTP to one upstream: connection pools, time-outs, redirects. Knows nothing of registries.
+
+Redirects are followed here and not by aiohttp, since each hop is judged: the Authorization goes to
+the endpoint's own origin only, HTTPS never becomes HTTP, and no hop leads further inwards than the
+endpoint itself lies (see addresses.py).
+"""
+
+import time
+from collections.abc import Mapping
+from enum import Enum
+
+import aiohttp
+from cachetools import TTLCache
+from yarl import URL
+
+from mirror import __version__
+from mirror.errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
+from mirror.metrics import Metrics
+from mirror.names import shown
+from mirror.upstream.addresses import (
+    BoundedResolver,
+    ForbiddenAddress,
+    Reach,
+    literal_reach,
+    reach_of_host,
+)
+from mirror.upstream.definition import Upstream
+
+MAX_REDIRECTS = 5
+# Signed URLs and tokens make long lines; aiohttp's own default is 8,190.
+MAX_HEADER_LINE_BYTES = 32 * 1024
+REACH_TTL_SECONDS = 300
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_BLOB_BUFFER_BYTES = 1024 * 1024
+_CONTROL_BUFFER_BYTES = 64 * 1024
+
+
+class Pool(Enum):
+    """Separate connections, so that manifests and tokens never wait behind blobs. The values are
+    the connections at most to one host.
+    """
+
+    CONTROL = 32
+    BLOBS = 64
+
+
+class Transport:
+    def __init__(self, upstream: Upstream, metrics: Metrics) -> None:
+        self._upstream = upstream
+        self._metrics = metrics
+        self._sessions: dict[tuple[Pool, Reach | None], aiohttp.ClientSession] = {}
+        self._reaches: TTLCache[str, Reach] = TTLCache(64, REACH_TTL_SECONDS)
+
+    async def send(
+        self,
+        method: str,
+        url: URL,
+        kind: str,
+        pool: Pool = Pool.CONTROL,
+        headers: Mapping[str, str] | None = None,
+        *,
+        follow: bool = True,
+    ) -> aiohttp.ClientResponse:
+        """The answer with its body unread; the caller releases or closes it.
+
+        `url` is at one of the endpoints, or a realm. Raises UpstreamUnreachable, UpstreamBroken.
+        """
+        origin, limit = url.origin(), None
+        sent = {"Accept-Encoding": "identity", **(headers or {})}
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._hop(method, url, kind, pool, sent, limit)
+            if response.status not in _REDIRECTS or not follow:
+                return response
+            response.close()
+            url = self._target(url, response.headers.get("Location"))
+            if url.origin() == origin:
+                limit = None
+            else:
+                sent.pop("Authorization", None)
+                limit = await self._limit_of(origin, url)
+        raise UpstreamBroken(self._upstream.name, f"redirects more than {MAX_REDIRECTS} times")
+
+    async def aclose(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+
+    async def _hop(
+        self,
+        method: str,
+        url: URL,
+        kind: str,
+        pool: Pool,
+        headers: Mapping[str, str],
+        limit: Reach | None,
+    ) -> aiohttp.ClientResponse:
+        started = time.monotonic()
+        status = 0
+        try:
+            response = await self._session(pool, limit).request(
+                method,
+                url,
+                headers=headers,
+                allow_redirects=False,
+                ssl=self._upstream.tls or True,
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    sock_connect=self._upstream.connect_timeout_seconds,
+                    sock_read=self._upstream.idle_timeout_seconds,
+                ),
+            )
+            status = response.status
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self.error_of(error, url) from error
+        finally:
+            seconds = time.monotonic() - started
+            self._metrics.upstream_answered(self._upstream.name, kind, method, status, seconds)
+        return response
+
+    def error_of(self, error: Exception, url: URL) -> UpstreamError:
+        """What a failed exchange means; URLs are told by their host alone, for paths are signed."""
+        host = url.host or "?"
+        reason = _reason(error)
+        if isinstance(error, ForbiddenAddress | aiohttp.ClientSSLError):
+            hint = "; see `tls` in the configuration" * isinstance(error, aiohttp.ClientSSLError)
+            return UpstreamBroken(
+                self._upstream.name, f"no safe connection to {host}: {reason}{hint}"
+            )
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
+            error.os_error, ForbiddenAddress
+        ):
+            return UpstreamBroken(self._upstream.name, f"{error.os_error}")
+        if isinstance(error, aiohttp.ServerConnectionError | aiohttp.ClientOSError | OSError):
+            return UpstreamUnreachable(
+                self._upstream.name,
+                f"{host} cannot be reached: {reason}. Cached content is still served",
+            )
+        return UpstreamBroken(self._upstream.name, f"{host} sent an unusable answer: {reason}")
+
+    def _target(self, url: URL, location: str | None) -> URL:
+        """Location as sent: a signature does not survive being quoted again."""
+        try:
+            target = url.join(URL(location or "", encoded=True))
+            usable = bool(location and target.host) and target.scheme in ("http", "https")
+        except ValueError:
+            usable, target = False, url
+        if not usable:
+            raise UpstreamBroken(self._upstream.name, f"redirects to {shown(location or '')}")
+        if url.scheme == "https" and target.scheme != "https":
+            raise UpstreamBroken(
+                self._upstream.name, f"redirects from HTTPS to plain HTTP at {target.host}"
+            )
+        return target
+
+    async def _limit_of(self, origin: URL, target: URL) -> Reach:
+        """How far inwards a redirect from `origin` may lead. Raises when `target` says it is
+        further.
+        """
+        limit = await self._reach(origin)
+        literal = literal_reach(target.host or "")
+        if literal is not None and literal > limit:
+            raise UpstreamBroken(
+                self._upstream.name,
+                f"redirects to {target.host}, an address that a redirect may not reach",
+            )
+        return limit
+
+    async def _reach(self, origin: URL) -> Reach:
+        host = origin.host or ""
+        if host not in self._reaches:
+            try:
+                self._reaches[host] = await reach_of_host(
+                    host, self._upstream.connect_timeout_seconds
+                )
+            except OSError as error:
+                raise self.error_of(error, origin) from error
+        return self._reaches[host]
+
+    def _session(self, pool: Pool, limit: Reach | None) -> aiohttp.ClientSession:
+        key = (pool, limit)
+        if key not in self._sessions:
+            buffer_bytes = _BLOB_BUFFER_BYTES if pool is Pool.BLOBS else _CONTROL_BUFFER_BYTES
+            self._sessions[key] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    limit_per_host=pool.value,
+                    resolver=BoundedResolver(self._upstream.connect_timeout_seconds, limit),
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                requote_redirect_url=False,
+                read_bufsize=buffer_bytes,
+                max_line_size=MAX_HEADER_LINE_BYTES,
+                max_field_size=MAX_HEADER_LINE_BYTES,
+                headers={"User-Agent": f"mirror/{__version__}"},
+            )
+        return self._sessions[key]
+
+
+def _reason(error: Exception) -> str:
+    """Short, and without URLs, which aiohttp puts into some of its messages."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or type(error.os_error).__name__
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it hung up"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__

@@ -1,0 +1,195 @@
+"""Blobs to clients: whole, in ranges, in several ranges; from memory, or by sendfile from a file
+that may still be growing.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from mirror.byteranges import ByteRange, resolve
+from mirror.downloads.reader import BlobReader
+from mirror.errors import MirrorError
+from mirror.metrics import Metrics
+from mirror.names import Digest
+from mirror.web.replies import content_headers
+from mirror.web.request import FACTS
+
+# One sendfile at most; a client that takes longer than the time-out for it has gone or is hostile.
+SLICE_BYTES = 8 * 1024 * 1024
+SLICE_SECONDS = 1800
+# RFC 9110 lets a range be answered late; clients wait 30 s for headers at the most.
+UNKNOWN_SIZE_SECONDS = 20
+_OCTETS = "application/octet-stream"
+
+
+async def send_blob(
+    request: web.Request,
+    content: bytes | BlobReader,
+    digest: Digest,
+    headers: dict[str, str],
+    metrics: Metrics,
+) -> web.StreamResponse:
+    """Answers a GET. Raises MirrorError before the headers are out; after them it cuts the
+    connection short, so that the client knows, and can resume.
+    """
+    headers = {
+        **headers,
+        **content_headers(digest),
+        "Accept-Ranges": "bytes",
+        "Content-Type": _OCTETS,
+    }
+    wanted = _range_header(request, digest)
+    if isinstance(content, bytes):
+        size_bytes: int | None = len(content)
+    elif wanted is None:
+        size_bytes = await content.size()
+    else:
+        size_bytes = await content.wait_size()
+    ranges = resolve(wanted, size_bytes) if size_bytes is not None else []
+    sender = _Sender(request, content, metrics)
+    if len(ranges) > 1:
+        return await sender.send_parts(ranges, size_bytes or 0, headers)
+    return await sender.send_one(ranges[0] if ranges else None, size_bytes, headers)
+
+
+def _range_header(request: web.Request, digest: Digest) -> str | None:
+    """If-Range with another ETag than ours means: the whole (RFC 9110 §13.1.5)."""
+    condition = request.headers.get("If-Range")
+    if condition is not None and condition.strip('"') != str(digest):
+        return None
+    return request.headers.get("Range")
+
+
+class _Sender:
+    def __init__(self, request: web.Request, content: bytes | BlobReader, metrics: Metrics) -> None:
+        self._request = request
+        self._content = content
+        self._metrics = metrics
+        self._facts = request[FACTS]
+
+    async def send_one(
+        self, part: ByteRange | None, size_bytes: int | None, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """The whole (200), or one range (206)."""
+        status, start, end = 200, 0, size_bytes
+        if part is not None and size_bytes is not None:
+            status, start, end = 206, part.start, part.end
+            headers["Content-Range"] = part.content_range(size_bytes)
+        if isinstance(self._content, bytes):
+            self._facts.first_byte(self._metrics)
+            return web.Response(status=status, headers=headers, body=self._content[start:end])
+        response = web.StreamResponse(status=status, headers=headers)
+        if end is None:
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = end - start
+        # Whoever reads to the end from anywhere could complete a wrong blob with it.
+        held = part is None or part.open_ended or part.start == 0
+        await self._prepare(response)
+        async with _cut_short_on_error(self):
+            await self._copy(self._content, response, start, end, held=held)
+        return response
+
+    async def send_parts(
+        self, parts: Sequence[ByteRange], size_bytes: int, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """`multipart/byteranges` (RFC 9110 §14.6), in the order asked: lazy pullers count on it."""
+        boundary = secrets.token_hex(16)
+        heads = [_part_head(boundary, part, size_bytes) for part in parts]
+        tail = f"\r\n--{boundary}--\r\n".encode()
+        headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+        response = web.StreamResponse(status=206, headers=headers)
+        response.content_length = (
+            sum(map(len, heads)) + sum(part.length for part in parts) + len(tail)
+        )
+        await self._prepare(response)
+        async with _cut_short_on_error(self):
+            for head, part in zip(heads, parts, strict=True):
+                await self._write(response, head)
+                if isinstance(self._content, bytes):
+                    await self._write(response, self._content[part.start : part.end])
+                else:
+                    await self._copy(self._content, response, part.start, part.end, held=False)
+            await self._write(response, tail)
+        return response
+
+    def cut_short(self, error: BaseException) -> None:
+        """Ends the connection, the promised length outstanding: by FIN, so that containerd
+        resumes.
+        """
+        self._facts.cut_short = True
+        self._facts.error = error.message if isinstance(error, MirrorError) else repr(error)
+        if self._request.transport is not None:
+            self._request.transport.close()
+
+    async def _prepare(self, response: web.StreamResponse) -> None:
+        self._facts.first_byte(self._metrics)
+        self._facts.status = response.status
+        await response.prepare(self._request)
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        await response.write(data)
+        self._facts.sent_bytes += len(data)
+
+    async def _copy(
+        self,
+        reader: BlobReader,
+        response: web.StreamResponse,
+        start: int,
+        end: int | None,
+        *,
+        held: bool,
+    ) -> None:
+        while end is None or start < end:
+            reach = await reader.readable(start, end, held=held)
+            if reach == start:
+                break
+            while start < reach:
+                count = min(reach - start, SLICE_BYTES)
+                async with asyncio.timeout(SLICE_SECONDS):
+                    await self._send_slice(reader, response, start, count)
+                start += count
+                self._facts.sent_bytes += count
+
+    async def _send_slice(
+        self, reader: BlobReader, response: web.StreamResponse, start: int, count: int
+    ) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has hung up")
+        if response.chunked:
+            data = await asyncio.to_thread(_read_at, reader, start, count)
+            await response.write(data)
+        else:
+            loop = asyncio.get_running_loop()
+            await loop.sendfile(transport, reader.file, start, count)
+
+
+class _cut_short_on_error:
+    """Once headers are out an error cannot be told: the connection's early end has to."""
+
+    def __init__(self, sender: _Sender) -> None:
+        self._sender = sender
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is None:
+            return False
+        self._sender.cut_short(error)
+        return isinstance(error, MirrorError | OSError | TimeoutError)
+
+
+def _part_head(boundary: str, part: ByteRange, size_bytes: int) -> bytes:
+    return (
+        f"\r\n--{boundary}\r\nContent-Type: {_OCTETS}\r\n"
+        f"Content-Range: {part.content_range(size_bytes)}\r\n\r\n"
+    ).encode()
+
+
+def _read_at(reader: BlobReader, start: int, count: int) -> bytes:
+    reader.file.seek(start)
+    return reader.file.read(count)

@@ -1,0 +1,192 @@
+"""/v2/: what is read from the registry API. Writes to names that are only mirrored are refused."""
+
+import json
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from mirror.addressing import Address, Directory, Kind
+from mirror.downloads.reader import BlobReader
+from mirror.errors import NameInvalid, Unsupported
+from mirror.manifest import OCI_INDEX
+from mirror.metrics import Metrics
+from mirror.names import Digest, Reference, Repository
+from mirror.proxy.listings import FILTERS_APPLIED, Listing
+from mirror.proxy.proxy import Proxy
+from mirror.web.blobs import send_blob
+from mirror.web.replies import (
+    base_headers,
+    content_headers,
+    is_unchanged,
+    json_reply,
+    manifest_headers,
+    stale_headers,
+)
+from mirror.web.request import FACTS
+
+MAX_CATALOG_PAGE = 10_000
+_READS = frozenset({"GET", "HEAD"})
+
+
+class Registry:
+    def __init__(self, directory: Directory, proxy: Proxy, metrics: Metrics) -> None:
+        self._directory = directory
+        self._proxy = proxy
+        self._metrics = metrics
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Raises MirrorError."""
+        facts = request[FACTS]
+        address = self._directory.parse(request.rel_url.path_safe, request.query.getall("ns", ()))
+        facts.address = address
+        if request.method not in _READS or address.kind is Kind.UPLOAD:
+            raise Unsupported(
+                f"{address.repository or 'this mirror'} is mirrored, not hosted: push to the "
+                "registry itself"
+            )
+        match address.kind:
+            case Kind.PING:
+                return json_reply({}, base_headers(address))
+            case Kind.CATALOG:
+                return await self._catalog(request, address)
+            case Kind.MANIFEST:
+                return await self._manifest(request, address)
+            case Kind.BLOB:
+                return await self._blob(request, address)
+            case Kind.TAGS:
+                return await self._tags(request, address)
+            case Kind.REFERRERS:
+                return await self._referrers(request, address)
+            case _:
+                raise NameInvalid("this is not an endpoint of the registry API")
+
+    async def _manifest(self, request: web.Request, address: Address) -> web.StreamResponse:
+        repository, reference = _asked(address)
+        accept = request.headers.getall("Accept", ())
+        manifests = self._proxy.manifests
+        answer = manifests.head if request.method == "HEAD" else manifests.get
+        reply = await answer(repository, reference, accept)
+        facts = request[FACTS]
+        facts.cache = reply.cache
+        facts.first_byte(self._metrics)
+        headers = {
+            **base_headers(address),
+            **manifest_headers(reply.descriptor),
+            **stale_headers(reply.stale_seconds),
+        }
+        if is_unchanged(request, reply.descriptor.digest):
+            return web.Response(status=304, headers=headers)
+        if request.method == "HEAD":
+            headers["Content-Length"] = str(reply.descriptor.size_bytes)
+        return web.Response(body=reply.body, headers=headers)
+
+    async def _blob(self, request: web.Request, address: Address) -> web.StreamResponse:
+        repository, digest = _asked(address)
+        assert isinstance(digest, Digest)  # noqa: S101 - so says the address's kind
+        headers = base_headers(address)
+        facts = request[FACTS]
+        if request.method == "HEAD":
+            head = await self._proxy.blobs.head(repository, digest)
+            facts.cache = head.cache
+            return _blob_head(request, digest, head.size_bytes, headers)
+        reply = await self._proxy.blobs.open(repository, digest)
+        facts.cache = reply.cache
+        try:
+            if is_unchanged(request, digest):
+                return web.Response(status=304, headers=headers | content_headers(digest))
+            return await send_blob(request, reply.content, digest, headers, self._metrics)
+        finally:
+            if not isinstance(reply.content, bytes):
+                await _close(reply.content)
+
+    async def _tags(self, request: web.Request, address: Address) -> web.StreamResponse:
+        repository = _asked_repository(address)
+        listing = await self._proxy.listings.tags(repository, _upstream_query(request.query))
+        request[FACTS].cache = listing.cache
+        tags = json.loads(listing.body).get("tags") or []
+        headers = base_headers(address) | stale_headers(listing.stale_seconds)
+        headers |= _link_headers(request, listing.next_query)
+        return json_reply({"name": address.name, "tags": tags}, headers)
+
+    async def _referrers(self, request: web.Request, address: Address) -> web.StreamResponse:
+        repository, digest = _asked(address)
+        assert isinstance(digest, Digest)  # noqa: S101 - so says the address's kind
+        query = _upstream_query(request.query)
+        listing = await self._proxy.listings.referrers(repository, digest, query)
+        request[FACTS].cache = listing.cache
+        headers = base_headers(address) | _referrers_headers(request, listing)
+        return web.Response(body=listing.body, headers=headers)
+
+    async def _catalog(self, request: web.Request, address: Address) -> web.StreamResponse:
+        """What is cached: under its upstream's name, or, asked of one upstream, without it."""
+        repositories = await self._proxy.catalog(address.upstream)
+        names = [each.name if address.upstream else str(each) for each in repositories]
+        last = request.query.get("last", "")
+        names = sorted(name for name in names if name > last)
+        page = names[: _page_size(request.query.get("n"))]
+        following = None
+        if page and len(page) < len(names):
+            following = {"n": str(len(page)), "last": page[-1]}
+        headers = base_headers(address) | _link_headers(request, following)
+        return json_reply({"repositories": page}, headers)
+
+
+def _asked(address: Address) -> tuple[Repository, Reference]:
+    if address.repository is None or address.reference is None:
+        raise NameInvalid("this request names no content")
+    return address.repository, address.reference
+
+
+def _asked_repository(address: Address) -> Repository:
+    if address.repository is None:
+        raise NameInvalid("this request names no repository")
+    return address.repository
+
+
+async def _close(reader: BlobReader) -> None:
+    await reader.aclose()
+
+
+def _blob_head(
+    request: web.Request, digest: Digest, size_bytes: int | None, headers: dict[str, str]
+) -> web.Response:
+    headers |= {
+        **content_headers(digest),
+        "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream",
+    }
+    if is_unchanged(request, digest):
+        return web.Response(status=304, headers=headers)
+    if size_bytes is not None:
+        headers["Content-Length"] = str(size_bytes)
+    return web.Response(headers=headers)
+
+
+def _upstream_query(query: Mapping[str, str]) -> dict[str, str]:
+    """What is the upstream's to understand: all but our own `ns`."""
+    return {name: value for name, value in query.items() if name != "ns"}
+
+
+def _referrers_headers(request: web.Request, listing: Listing) -> dict[str, str]:
+    headers = {"Content-Type": OCI_INDEX, **stale_headers(listing.stale_seconds)}
+    if listing.filters_applied is not None:
+        headers[FILTERS_APPLIED] = listing.filters_applied
+    return headers | _link_headers(request, listing.next_query)
+
+
+def _link_headers(request: web.Request, next_query: Mapping[str, str] | None) -> dict[str, str]:
+    """The way on, leading back the way the client came: same path, same `ns`."""
+    if next_query is None:
+        return {}
+    query = dict(next_query)
+    if "ns" in request.query:
+        query["ns"] = request.query["ns"]
+    return {"Link": f'<{request.rel_url.with_query(query)}>; rel="next"'}
+
+
+def _page_size(text: str | None) -> int:
+    if text is None:
+        return MAX_CATALOG_PAGE
+    if not text.isascii() or not text.isdigit():
+        raise NameInvalid("`n` is the number of names that a page may hold")
+    return min(int(text[:9]), MAX_CATALOG_PAGE)

@@ -1,0 +1,36 @@
+"""The facts of one request, gathered on its way through, for its log line and its counts."""
+
+import time
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from mirror.addressing import Address, Kind
+from mirror.metrics import NO_UPSTREAM, Cache, Metrics
+
+NO_ADDRESS = Address(Kind.OTHER)
+
+
+@dataclass(slots=True)
+class Facts:
+    """Filled in by whoever knows; `sent_bytes` counts the body's, `status` is set as headers go."""
+
+    address: Address = NO_ADDRESS
+    cache: Cache = Cache.NONE
+    status: int | None = None
+    sent_bytes: int = 0
+    cut_short: bool = False
+    error: str | None = None
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def upstream(self) -> str:
+        return self.address.upstream or NO_UPSTREAM
+
+    def first_byte(self, metrics: Metrics) -> None:
+        """To be called as the headers go out."""
+        seconds = time.monotonic() - self.started_at
+        metrics.first_byte_sent(self.upstream, self.address.kind.value, seconds)
+
+
+FACTS = web.RequestKey("facts", Facts)

@@ -1,0 +1,73 @@
+"""A real mirror in the test's own event loop, over real sockets, in front of fake registries."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from mirror.app import running
+from mirror.config import load
+from tests.fakes.client import RawResponse, raw_get
+from tests.fakes.registry import FakeRegistry
+
+
+@dataclass
+class House:
+    """A running mirror. `storage` is its cache folder."""
+
+    url: str
+    storage: Path
+
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> RawResponse:
+        return await raw_get(self.url + path, headers)
+
+    async def head(self, path: str, headers: dict[str, str] | None = None) -> RawResponse:
+        return await raw_get(self.url + path, headers, method="HEAD")
+
+    async def metric(self, sample_name: str, **labels: str) -> float:
+        """The sum of the samples of this name that carry these labels."""
+        page = await self.get("/metrics")
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(page.body.decode())
+            for sample in family.samples
+            if sample.name == sample_name and labels.items() <= sample.labels.items()
+        )
+
+    def stored_blobs(self) -> set[str]:
+        """The digests that have a final name."""
+        return {
+            f"{path.parent.parent.name}:{path.name}"
+            for path in (self.storage / "blobs").glob("*/*/*")
+        }
+
+    def staged(self) -> list[Path]:
+        return [path for path in (self.storage / "staging").rglob("*") if path.is_file()]
+
+
+@asynccontextmanager
+async def mirroring(
+    folder: Path, upstreams: dict[str, FakeRegistry | dict[str, Any]], **settings: Any
+) -> AsyncIterator[House]:
+    """A mirror whose upstreams are fakes (or their settings, written out); the cache is kept in
+    `folder`, so that a second mirror can be opened on it. Other settings go into the file as given.
+    """
+    described = {
+        name: {"endpoints": [each.url]} if isinstance(each, FakeRegistry) else each
+        for name, each in upstreams.items()
+    }
+    document = {
+        "listen": "127.0.0.1:0",
+        "shutdown_grace": "2s",
+        "storage": {"path": str(folder / "data")},
+        "upstreams": described,
+        **settings,
+    }
+    file = folder / "mirror.yaml"
+    file.write_text(yaml.safe_dump(document))
+    async with running(load(file, environment={})) as port:
+        yield House(f"http://127.0.0.1:{port}", folder / "data")
