@@ -33,9 +33,8 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         store = BlobStore(settings.storage.path)
         await store.open()
         house.push_async_callback(store.aclose)
-        index = Index(store.index_path)
+        index = await Index.open(store.index_path)
         house.push_async_callback(index.aclose)
-        await index.open()
         clients: dict[str, UpstreamClient] = {}
         for upstream in upstreams_of(settings):
             client = UpstreamClient(upstream, metrics, offline=settings.offline)

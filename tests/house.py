@@ -1,5 +1,6 @@
 """A real mirror in the test's own event loop, over real sockets, in front of fake registries."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -69,5 +70,6 @@ async def mirroring(
     }
     file = folder / "mirror.yaml"
     file.write_text(yaml.safe_dump(document))
-    async with running(load(file, environment={})) as port:
+    settings_read = await asyncio.to_thread(load, file, {})
+    async with running(settings_read) as port:
         yield House(f"http://127.0.0.1:{port}", folder / "data")

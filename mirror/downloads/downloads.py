@@ -79,7 +79,7 @@ class Downloads:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._threads.shutdown()
+        await asyncio.to_thread(self._threads.shutdown)
 
     def _begin(self, repository: Repository, digest: Digest) -> Arrival:
         arrival = Arrival(digest, repository, StagedBlob(self._store, digest))

@@ -98,7 +98,8 @@ class Blobs:
         is_ours_arriving = arrival is not None and arrival.source == repository
         if not is_ours_arriving and (arrival or await self._contents.has(digest)):
             await self._prove(repository, digest)
-        return Cache.REVALIDATED
+            return Cache.REVALIDATED
+        return Cache.HIT
 
     async def _prove(self, repository: Repository, digest: Digest) -> Descriptor:
         try:

@@ -4,11 +4,12 @@ Never on the path of a warm request: what is hot lies in memory above this room.
 wall-clock seconds, since they outlive the process.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Select, Table, delete, event, func, select
 from sqlalchemy.dialects.sqlite import insert
@@ -41,16 +42,20 @@ class RememberedListing:
 class Index:
     """One SQLite file in WAL mode. Methods raise StorageFailed."""
 
-    def __init__(self, path: Path) -> None:
-        self._engine: AsyncEngine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=str(path))
-        )
-        event.listen(self._engine.sync_engine, "connect", _tune)
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
 
-    async def open(self) -> None:
+    @classmethod
+    async def open(cls, path: Path) -> Self:
         """Creates or migrates the tables. Raises IndexTooNew, StorageFailed."""
-        async with self._begin() as connection:
-            await connection.run_sync(migrate)
+        index = cls(await asyncio.to_thread(_engine_at, path))
+        try:
+            async with index._begin() as connection:
+                await connection.run_sync(migrate)
+        except BaseException:
+            await index.aclose()
+            raise
+        return index
 
     async def aclose(self) -> None:
         await self._engine.dispose()
@@ -171,6 +176,12 @@ class Index:
             raise StorageFailed(
                 f"this mirror's index fails: {type(error).__name__}; its operator should look"
             ) from error
+
+
+def _engine_at(path: Path) -> AsyncEngine:
+    engine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(path)))
+    event.listen(engine.sync_engine, "connect", _tune)
+    return engine
 
 
 def _key(repository: Repository) -> dict[str, object]:
