@@ -45,10 +45,10 @@ def _heading(run: Run) -> str:
         f"between: what clients get that go there directly. Large bodies are "
         f"{'read' if run.scale.copy_bodies else 'thrown away unread'} by the clients.",
     ]
-    if max(foreign) > BUSY_CORES:
+    if busy := [cores for cores in foreign if cores > BUSY_CORES]:
         lines.append(
-            f"**Disturbed**: other programs used {median(foreign):.2f} cores (median over the "
-            f"samples; at most {max(foreign):.2f}) while this was measured."
+            f"**Disturbed**: during {len(busy)} of {len(foreign)} samples other programs used more "
+            f"than {BUSY_CORES} cores (at most {max(busy):.2f})."
         )
     return "\n\n".join(lines)
 

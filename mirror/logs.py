@@ -1,77 +1,115 @@
-"""Log lines: structured, rendered and written by a thread of their own, so that a slow reader of
-the log never holds up an answer.
+"""Log lines: structured, one event a line, written to stderr by a thread of its own.
+
+Lines are rendered where they arise and gathered for a moment: a thread that is woken for every line
+would take the interpreter away from the event loop each time, and a reader of the log that stalls
+must not hold up answers.
 """
 
 import logging
-import logging.handlers
-import queue
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 
 # Lines beyond this are dropped and counted: memory is for blobs.
-MAX_WAITING_LINES = 10_000
+MAX_WAITING_LINES = 20_000
+GATHER_SECONDS = 0.1
+# At the end, for a reader of the log that stalls.
+LAST_WRITE_SECONDS = 2.0
+
+Format = Literal["json", "text"]
 
 
-class _BoundedQueueHandler(logging.handlers.QueueHandler):
-    """Drops what a stalled log cannot take."""
+class LineWriter:
+    """Takes lines from any thread without waiting; writes them in order."""
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: deque[str] = deque()
+        self._dropped = 0
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def msg(self, line: str) -> None:
+        if len(self._lines) < MAX_WAITING_LINES:
+            self._lines.append(line)
+        else:
+            self._dropped += 1
+
+    # structlog calls the method that is named after the event's level.
+    debug = info = warning = error = critical = msg
+
+    def close(self) -> None:
+        self._ending.set()
+        self._thread.join(LAST_WRITE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._ending.wait(GATHER_SECONDS):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            lines.append(f"{dropped} log lines were dropped: stderr does not take them fast enough")
+        if not lines:
             return
+        try:
+            self._stream.write("\n".join(lines) + "\n")
+            self._stream.flush()
+        except OSError:
+            return  # nowhere is left to tell it
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """As it is: the listener is in this process and renders it."""
-        return record
+
+class _StandardLibrary(logging.Handler):
+    """What libraries log, in the same lines."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._writer.msg(self.format(record))
 
 
 @contextmanager
-def logging_to_stderr(log_format: Literal["json", "text"], level: str) -> Iterator[None]:
+def logging_to_stderr(log_format: Format, level: str) -> Iterator[None]:
     """Configures structlog and the standard library's logging while the block runs."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
+    level_number = logging.getLevelNamesMapping()[level.upper()]
+    writer = LineWriter(sys.stderr)
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
     ]
+    renderer = _renderer(log_format)
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level_number),
+        logger_factory=lambda *_: writer,
     )
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.processors.LogfmtRenderer(bool_as_flag=False)
+    handler = _StandardLibrary(writer)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer)
     )
-    writer = logging.StreamHandler(sys.stderr)
-    writer.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                renderer,
-            ],
-        )
-    )
-    lines: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING_LINES)
-    handler = _BoundedQueueHandler(lines)
-    listener = logging.handlers.QueueListener(lines, writer)
     root = logging.getLogger()
-    root.setLevel(level.upper())
+    root.setLevel(level_number)
     root.addHandler(handler)
-    listener.start()
     try:
         yield
     finally:
         root.removeHandler(handler)
-        listener.stop()
         structlog.reset_defaults()
+        writer.close()
+
+
+def _renderer(log_format: Format) -> Any:
+    if log_format == "json":
+        return structlog.processors.JSONRenderer()
+    return structlog.processors.LogfmtRenderer(bool_as_flag=False)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from mirror.names import Digest
 from mirror.store.filesystem import BlobStore
 
-_HASH_STEP_BYTES = 1024 * 1024
+_HASH_STEP_BYTES = 4 * 1024 * 1024
 
 
 class StagedBlob:

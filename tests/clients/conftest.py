@@ -1,9 +1,10 @@
-"""An upstream for all tests of this folder; a mirror and an image of its own for each."""
+"""An upstream for all tests of this folder, a mirror for each file, an image for each test."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,32 +18,46 @@ pytest.register_assert_rewrite("tests.clients.stories")
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder whose path is short, as those of sockets must be.
+    with _short_folder(tmp_path_factory) as path:
+        yield path
 
-    Only the files in it, logs and settings, outlive the test: image stores are large.
-    """
-    path = tmp_path_factory.mktemp("x")
-    yield path
-    for child in path.iterdir():
-        if child.is_dir():
-            shutil.rmtree(child, ignore_errors=True)
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with _short_folder(tmp_path_factory) as path:
+        yield path
 
 
 @pytest.fixture(scope="session")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
-    with upstream_registry(tmp_path_factory.mktemp("upstream")) as registry:
+    with _short_folder(tmp_path_factory) as path, upstream_registry(path) as registry:
         yield registry
 
 
-@pytest.fixture
-def mirror(upstream: Upstream, folder: Path) -> Iterator[Mirror]:
-    """An empty mirror that knows the upstream as docker.io and as registry.example."""
-    with mirroring(upstream, folder) as running:
+@pytest.fixture(scope="module")
+def mirror(upstream: Upstream, module_folder: Path) -> Iterator[Mirror]:
+    """Knows the upstream as docker.io and as registry.example; starts with an empty cache."""
+    with mirroring(upstream, module_folder) as running:
         yield running
 
 
 @pytest.fixture
-def image(request: pytest.FixtureRequest, upstream: Upstream, folder: Path) -> Image:
-    """A new image at the upstream, an index of two platforms unless the test asks for its kind."""
+def image(request: pytest.FixtureRequest, upstream: Upstream) -> Image:
+    """At the upstream and nowhere else; an index of two platforms unless the test asks for its
+    kind.
+    """
     kind: Kind = getattr(request, "param", "index")
-    return publish(upstream, folder / "layout", new_name(), kind)
+    return publish(upstream, new_name(), kind)
+
+
+@contextmanager
+def _short_folder(factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose path is short, as those of sockets must be.
+
+    Only the files in it, logs and settings, outlive the tests: image stores are large.
+    """
+    path = factory.mktemp("x")
+    yield path
+    for child in path.iterdir():
+        if child.is_dir():
+            shutil.rmtree(child, ignore_errors=True)

@@ -19,9 +19,11 @@ pytestmark = pytest.mark.timeout(180)
 ONE, TWO = pytest.param(1, id="1.x"), pytest.param(2, id="2.x")
 
 
-@pytest.fixture(params=[ONE, TWO])
-def ctr(request: pytest.FixtureRequest, folder: Path, mirror: Mirror) -> Iterator[Ctr]:
-    with containerd(request.param, folder, mirror) as client:
+@pytest.fixture(scope="module", params=[ONE, TWO])
+def ctr(request: pytest.FixtureRequest, module_folder: Path, mirror: Mirror) -> Iterator[Ctr]:
+    own = module_folder / f"containerd-{request.param}"
+    own.mkdir()
+    with containerd(request.param, own, mirror) as client:
         yield client
 
 
@@ -33,8 +35,8 @@ def test_a_pulled_image_is_the_pushed_one_and_runs(
     assert ctr.run(image.tagged) == image.greeting
 
 
-def test_other_registries_are_mirrored_too(ctr: Ctr, upstream: Upstream, folder: Path) -> None:
-    image = publish(upstream, folder / "layout", new_name("registry.example/team"))
+def test_other_registries_are_mirrored_too(ctr: Ctr, upstream: Upstream) -> None:
+    image = publish(upstream, new_name("registry.example/team"))
     stories.pulls_what_was_pushed(ctr, image, upstream, image.content)
     assert ctr.run(image.tagged) == image.greeting
 

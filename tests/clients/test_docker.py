@@ -16,9 +16,9 @@ from tests.real.registry import Upstream
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture
-def docker(folder: Path, mirror: Mirror) -> Iterator[Docker]:
-    with docker_engine(folder, mirror) as engine:
+@pytest.fixture(scope="module")
+def docker(module_folder: Path, mirror: Mirror) -> Iterator[Docker]:
+    with docker_engine(module_folder, mirror) as engine:
         yield engine
 
 

@@ -15,9 +15,9 @@ from tests.real.registry import Upstream
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture
-def podman(folder: Path, mirror: Mirror) -> Podman:
-    return Podman(folder, mirror, "docker.io", "registry.example")
+@pytest.fixture(scope="module")
+def podman(module_folder: Path, mirror: Mirror) -> Podman:
+    return Podman(module_folder, mirror, "docker.io", "registry.example")
 
 
 @pytest.mark.parametrize("image", KINDS, indirect=True)
@@ -29,10 +29,8 @@ def test_a_pulled_image_is_the_pushed_one_and_runs(
     assert podman.run(image.tagged) == image.greeting
 
 
-def test_other_registries_are_mirrored_too(
-    podman: Podman, upstream: Upstream, folder: Path
-) -> None:
-    image = publish(upstream, folder / "layout", new_name("registry.example/team"))
+def test_other_registries_are_mirrored_too(podman: Podman, upstream: Upstream) -> None:
+    image = publish(upstream, new_name("registry.example/team"))
     stories.pulls_what_was_pushed(podman, image, upstream, {image.digest, image.config})
     assert podman.run(image.tagged) == image.greeting
 

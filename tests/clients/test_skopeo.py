@@ -69,10 +69,10 @@ def test_a_tag_past_its_time_is_pulled_while_the_upstream_is_down(
 
 
 def test_a_tag_that_moved_is_followed_after_its_time(
-    short_memory: Skopeo, image: Image, upstream: Upstream, folder: Path
+    short_memory: Skopeo, image: Image, upstream: Upstream
 ) -> None:
     short_memory.pull(image.tagged)
-    moved = publish(upstream, folder / "moved", image.name)
+    moved = publish(upstream, image.name)
     time.sleep(1.1)
     short_memory.forget()
     short_memory.pull(moved.tagged)

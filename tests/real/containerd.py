@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +80,7 @@ class Ctr:
         return {digest_of(path.read_bytes()) for path in blobs.glob("*")}
 
     def run(self, reference: str) -> str:
-        return self._ctr("run", "--rm", "--snapshotter", "native", reference, f"test-{os.getpid()}")
+        return self._ctr("run", "--rm", "--snapshotter", "native", reference, secrets.token_hex(8))
 
     def _ctr(self, *argv: str) -> str:
         return run(*self._argv, *argv)

@@ -15,8 +15,8 @@ import secrets
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 from tests.real.programs import need, run
@@ -104,13 +104,19 @@ class Layout:
         (self.folder / "index.json").write_bytes(_json(index))
 
 
-def publish(upstream: Upstream, folder: Path, name: str, kind: Kind = "index") -> Image:
-    """Pushes a new image, unlike any other in all but its first layer, under `name` and tag 1."""
-    layout = Layout(folder)
-    greeting = f"greetings from {secrets.token_hex(8)}"
-    top = manifest = layout.add_image(HERE, [_busybox(), _noise(), _tar({"greeting": greeting})])
+def publish(upstream: Upstream, name: str, kind: Kind = "index") -> Image:
+    """Pushes a new image, which shares no blob with any other, under `name` and tag 1."""
+    with TemporaryDirectory(prefix="image") as folder:
+        return _publish(upstream, Layout(Path(folder)), name, kind)
+
+
+def _publish(upstream: Upstream, layout: Layout, name: str, kind: Kind) -> Image:
+    token = secrets.token_hex(8)
+    greeting = f"greetings from {token}"
+    layers = [_busybox(token), _noise(), _tar({"greeting": greeting})]
+    top = manifest = layout.add_image(HERE, layers)
     if kind == "index":
-        other = layout.add_image(ELSEWHERE, [_tar({"nothing": "that could run here"})])
+        other = layout.add_image(ELSEWHERE, [_tar({"nothing": f"runs here: {token}"})])
         index: dict[str, Any] = {
             "schemaVersion": 2,
             "mediaType": f"{_OCI}index.v1+json",
@@ -118,7 +124,7 @@ def publish(upstream: Upstream, folder: Path, name: str, kind: Kind = "index") -
         }
         top = layout.add(index["mediaType"], _json(index))
     layout.finish(top)
-    _push(upstream, folder, name, kind)
+    _push(upstream, layout.folder, name, kind)
     if kind == "docker":
         return _read_back(upstream, name, greeting)
     return _image(name, top["digest"], manifest["digest"], layout.content, greeting)
@@ -162,12 +168,12 @@ def _image(name: str, top: str, manifest: str, content: dict[str, bytes], greeti
     return Image(name, top, manifest, config, layers, ours, greeting)
 
 
-@cache
-def _busybox() -> bytes:
+def _busybox(token: str) -> bytes:
     """A root folder in which a shell runs."""
     program = Path(need("busybox")).read_bytes()
     links = {f"bin/{applet}": "busybox" for applet in _APPLETS}
-    return _tar({"bin/busybox": program, "etc/passwd": "root:x:0:0::/:/bin/sh\n"}, links)
+    users = f"root:x:0:0:{token}:/:/bin/sh\n"
+    return _tar({"bin/busybox": program, "etc/passwd": users}, links)
 
 
 def _noise() -> bytes:

@@ -1,0 +1,45 @@
+# make run    serve on 127.0.0.1:5000 with the embedded defaults
+# make test   everything that CI runs: format, lint, types, import contract, tests, real clients
+# make fix    format, and mend what the linter can
+# make bench  measure against peers, side by side (bench/README.md)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check fix bench clean
+
+run: $(VENV)/run.done
+	$(BIN)/mirror serve
+
+test: check
+	$(BIN)/pytest
+
+check: $(VENV)/dev.done
+	tests/real/install.sh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/dev.done
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev.done
+	tests/real/install.sh
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) .tools
+
+$(VENV)/run.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+# Dependency groups want a pip of 2025.
+$(VENV)/dev.done: $(VENV)/run.done
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --group dev
+	touch $@
