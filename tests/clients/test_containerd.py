@@ -21,9 +21,7 @@ ONE, TWO = pytest.param(1, id="1.x"), pytest.param(2, id="2.x")
 
 @pytest.fixture(scope="module", params=[ONE, TWO])
 def ctr(request: pytest.FixtureRequest, module_folder: Path, mirror: Mirror) -> Iterator[Ctr]:
-    own = module_folder / f"containerd-{request.param}"
-    own.mkdir()
-    with containerd(request.param, own, mirror) as client:
+    with containerd(request.param, module_folder, mirror) as client:
         yield client
 
 

@@ -1,7 +1,7 @@
 """What the tests ask of every client, whatever its command line looks like.
 
-References are those that users write (docker.io/library/demo:1); how they come to be asked of the
-mirror is each client's own affair.
+Some can `run` a pulled image, too. References are those that users write
+(docker.io/library/demo:1); how they come to be asked of the mirror is each client's own affair.
 """
 
 from __future__ import annotations
@@ -20,10 +20,3 @@ class Client(Protocol):
 
     def digests(self, reference: str) -> set[str]:
         """What the client can prove that it holds of an image which it pulled."""
-
-
-class Runner(Client, Protocol):
-    """A client that runs containers, too."""
-
-    def run(self, reference: str) -> str:
-        """What a container of the pulled image printed."""

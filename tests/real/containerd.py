@@ -91,24 +91,25 @@ def containerd(major: int, folder: Path, mirror: Mirror) -> Iterator[Ctr]:
     """A containerd of that major version, for which `mirror` stands for every registry."""
     need_containers()
     program = _need_containerd(major)
-    config, hosts = folder / "config.toml", folder / "hosts/_default/hosts.toml"
-    config.write_text(_CONFIG[major].format(folder=folder))
+    home = folder / f"c{major}"
+    config, hosts = home / "config.toml", home / "hosts/_default/hosts.toml"
     hosts.parent.mkdir(parents=True)
+    config.write_text(_CONFIG[major].format(folder=home))
     hosts.write_text(_HOSTS.format(mirror=mirror.address))
     with running(
         [str(program), "--config", str(config)],
-        log=folder / "containerd.log",
-        ready=lambda: listens(folder / "containerd.sock"),
-        # Its shim has to be of the same version: it lies beside it.
+        log=folder / f"containerd-{major}.log",
+        ready=lambda: listens(home / "containerd.sock"),
+        # So that it finds the shim of its own version, which lies beside it.
         env={"PATH": os.pathsep.join((str(program.parent), os.environ["PATH"]))},
     ):
-        yield Ctr(program, folder)
+        yield Ctr(program, home)
 
 
 def _need_containerd(major: int) -> Path:
     fitting = [path for path in find("containerd", BUILT) if _major(path) == major]
-    if not fitting:
-        lacking(f"containerd {major}.x")
+    if not fitting or not fitting[0].with_name("containerd-shim-runc-v2").exists():
+        lacking(f"containerd {major}.x and its shim")
     return fitting[0]
 
 

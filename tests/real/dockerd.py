@@ -35,16 +35,12 @@ class Docker:
         return self._docker("run", "--rm", "--network", "none", "--pull", "never", reference)
 
     def is_ready(self) -> bool:
-        return self._answers("version")
+        argv = [*self._argv, "version"]
+        env = environment(self._env)
+        return subprocess.run(argv, capture_output=True, check=False, env=env).returncode == 0
 
     def _docker(self, *argv: str) -> str:
         return run(*self._argv, *argv, env=self._env)
-
-    def _answers(self, *argv: str) -> bool:
-        done = subprocess.run(
-            [*self._argv, *argv], capture_output=True, check=False, env=environment(self._env)
-        )
-        return done.returncode == 0
 
 
 @contextmanager
