@@ -58,6 +58,7 @@ class Warm(Measure):
         self.warm = warm
 
     def take(self, server: Server) -> Sample:
+        procfs.settle()
         self.upstream.forget()
         sample = self.load(server)
         sample.details["upstream requests"] = self.upstream.requests()

@@ -9,9 +9,9 @@ from types import TracebackType
 
 TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 SAMPLE_SECONDS = 0.02
-SETTLE_WINDOW_SECONDS = 0.25
+SETTLE_WINDOW_SECONDS = 0.15
 SETTLE_LIMIT_SECONDS = 60
-SETTLED_SHARE = 0.05  # of one core
+SETTLED_SHARE = 0.1  # of one core: a single tick of the window is no work
 PEAK_RESET = "5"  # what proc(5) wants in clear_refs to set VmHWM back to VmRSS
 
 

@@ -80,7 +80,6 @@ def _take_round(run: Run, stage: Stage, measures: list[Measure], round_number: i
 def _sample(measure: Measure, server: Server) -> Sample:
     if not server.alive:
         server.start()
-    procfs.settle()
     before = procfs.Clock.now()
     try:
         sample = measure.take(server)
