@@ -49,6 +49,27 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """A request whose upstream is known; the rest of it is still text."""
+
+    kind: Kind
+    upstream: str | None
+    name: str = ""
+    remote_name: str = ""
+    reference: str = ""
+
+    def address(self) -> Address:
+        """Raises NameInvalid, DigestInvalid, ManifestUnknown."""
+        if self.upstream is None or self.kind in (Kind.PING, Kind.CATALOG):
+            return Address(self.kind, self.upstream)
+        if not self.remote_name:
+            raise NameInvalid(f"{shown(self.name)} names no repository")
+        repository = Repository.parse(self.upstream, self.remote_name)
+        reference = _parse_reference_of(self.kind, self.reference)
+        return Address(self.kind, self.upstream, repository, reference, self.name)
+
+
+@dataclass(frozen=True, slots=True)
 class Directory:
     """The closed list: every accepted spelling and alias of each upstream, and the default."""
 
@@ -70,22 +91,19 @@ class Directory:
                 aliases[alias] = name
         return cls(hosts, aliases, default)
 
-    def parse(self, path: str, namespaces: Sequence[str] = ()) -> Address:
+    def route(self, path: str, namespaces: Sequence[str] = ()) -> Route:
         """`path` is percent-decoded except for %2F and %25; `namespaces` are all values of `ns`.
 
-        Raises NameInvalid, NameUnknown, DigestInvalid, ManifestUnknown.
+        Raises NameInvalid, NameUnknown.
         """
         prefix, rest = _split_at_v2(path)
         namespace = _one_namespace(namespaces)
         if rest in ("", "_catalog"):
-            upstream = self._scope(prefix, namespace)
-            return Address(Kind.CATALOG if rest else Kind.PING, upstream)
-        kind, name, reference_text = _split_rest(rest)
+            return Route(Kind.CATALOG if rest else Kind.PING, self._scope(prefix, namespace))
+        kind, name, reference = _split_rest(rest)
         full_name = f"{prefix}/{name}" if prefix else name
         upstream, remote_name = self._upstream_of(full_name, namespace, prefixed=bool(prefix))
-        repository = Repository.parse(upstream, remote_name)
-        reference = _parse_reference_of(kind, reference_text)
-        return Address(kind, upstream, repository, reference, full_name)
+        return Route(kind, upstream, full_name, remote_name, reference)
 
     def _scope(self, prefix: str, namespace: str | None) -> str | None:
         """The upstream that a ping or a catalogue is limited to; None: the mirror itself."""
@@ -114,7 +132,7 @@ class Directory:
         if upstream is None and (prefixed or asked in (None, self.aliases.get(first))):
             upstream = self.aliases.get(first)
         if upstream is not None:
-            return upstream, _required(rest, first)
+            return upstream, rest
         if prefixed:
             return self._known(first), rest
         if namespace:
@@ -171,12 +189,6 @@ def _parse_reference_of(kind: Kind, text: str) -> Reference | None:
     if kind in (Kind.BLOB, Kind.REFERRERS):
         return Digest.parse(text)
     return None
-
-
-def _required(repository_name: str, registry: str) -> str:
-    if not repository_name:
-        raise NameInvalid(f"no repository is named behind the registry {shown(registry)}")
-    return repository_name
 
 
 def _looks_like_host(component: str) -> bool:

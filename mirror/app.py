@@ -1,6 +1,7 @@
 """Puts the house together, opens it from the ground up and closes it from the roof down."""
 
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -24,10 +25,10 @@ from mirror.web.status import Status
 async def running(settings: Settings) -> AsyncIterator[int]:
     """A serving mirror; the value is its port. No upstream is touched before a client asks.
 
-    On leaving, running answers and downloads may end, each within `shutdown_grace`. Raises
-    FolderInUse, IndexTooNew, StorageFailed, OSError.
+    On leaving, running answers and downloads may end, both within one `shutdown_grace`. Raises
+    FolderInUse, IndexTooNew, StorageFailed, CannotListen, OSError.
     """
-    grace_seconds = settings.shutdown_grace
+    grace = _Grace(settings.shutdown_grace)
     metrics = Metrics()
     async with AsyncExitStack() as house:
         store = BlobStore(settings.storage.path)
@@ -41,13 +42,26 @@ async def running(settings: Settings) -> AsyncIterator[int]:
             clients[upstream.name] = client
             house.push_async_callback(client.aclose)
         proxy = Proxy(store, index, clients, metrics)
-        house.push_async_callback(proxy.aclose, grace_seconds)
+        house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
         await proxy.open()
         registry = Registry(_directory(settings), proxy, metrics)
         server = Server(registry, Status(metrics, proxy.check_ready), metrics)
-        house.push_async_callback(server.aclose)
+        house.push_async_callback(lambda: server.aclose(grace.seconds_left()))
         host, port = settings.listen
-        yield await server.open(host, port, grace_seconds)
+        yield await server.open(host, port)
+
+
+class _Grace:
+    """The time for what is running to end, counted from the first who asks."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends_at: float | None = None
+
+    def seconds_left(self) -> float:
+        if self._ends_at is None:
+            self._ends_at = time.monotonic() + self._seconds
+        return max(0.0, self._ends_at - time.monotonic())
 
 
 def upstreams_of(settings: Settings) -> list[Upstream]:

@@ -8,12 +8,15 @@ from mirror.errors import RangeUnsatisfiable
 # containers/image asks for up to 1,024 ranges in one header when it pulls zstd:chunked layers.
 MAX_RANGES = 1024
 
-_SPEC = re.compile(r"(\d{0,18})-(\d{0,18})")
+_SPEC = re.compile(r"(\d{0,20})-(\d{0,20})", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """Half-open [start, end) of a representation; `open_ended` was sent as `N-`."""
+    """Half-open [start, end) of a representation; `open_ended` was sent as `N-`, or with an end
+    that lies behind the last byte.
+    """
 
     start: int
     end: int
@@ -63,13 +66,17 @@ def _resolve_one(spec: tuple[str, str], size_bytes: int) -> ByteRange | None:
         suffix_bytes = min(int(last), size_bytes)
         return ByteRange(size_bytes - suffix_bytes, size_bytes) if suffix_bytes else None
     start = int(first)
-    end = min(int(last) + 1, size_bytes) if last else size_bytes
-    return ByteRange(start, end, open_ended=not last) if start < end else None
+    asked_end = int(last) + 1 if last else size_bytes + 1
+    end = min(asked_end, size_bytes)
+    return ByteRange(start, end, open_ended=asked_end > size_bytes) if start < end else None
 
 
 def parse_content_range(header: str | None) -> tuple[int, int, int | None] | None:
     """`bytes 0-99/1234` as (start, end, complete size or None for `*`), half-open; else None."""
-    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", (header or "").strip())
-    if match is None or int(match[1]) > int(match[2]):
+    match = _CONTENT_RANGE.fullmatch((header or "").strip())
+    if match is None:
         return None
-    return int(match[1]), int(match[2]) + 1, None if match[3] == "*" else int(match[3])
+    start, end = int(match[1]), int(match[2]) + 1
+    size_bytes = None if match[3] == "*" else int(match[3])
+    is_possible = start < end and (size_bytes is None or end <= size_bytes)
+    return (start, end, size_bytes) if is_possible else None

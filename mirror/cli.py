@@ -19,9 +19,11 @@ from mirror.errors import MirrorError
 from mirror.logs import logging_to_stderr
 from mirror.store.filesystem import FolderInUse
 from mirror.store.schema import IndexTooNew
+from mirror.web.server import CannotListen
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 app = typer.Typer(
     help="A pull-through caching proxy for container images.",
@@ -48,7 +50,7 @@ def serve(config: ConfigFile = None) -> None:
     with logging_to_stderr(settings.log.format, settings.log.level):
         try:
             asyncio.run(_serve(settings))
-        except (FolderInUse, IndexTooNew, MirrorError, OSError) as error:
+        except (FolderInUse, IndexTooNew, CannotListen, MirrorError, OSError) as error:
             structlog.get_logger().error("mirror cannot serve", reason=_advice(error, settings))
             failed = True
         else:
@@ -77,8 +79,8 @@ def main() -> None:
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop_or_quit, stop)
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, _stop, stop)
     log = structlog.get_logger()
     async with running(settings) as port:
         log.info("serving", host=settings.listen[0] or "*", port=port, version=__version__)
@@ -86,12 +88,12 @@ async def _serve(settings: Settings) -> None:
         log.info("stopping", grace_seconds=settings.shutdown_grace)
 
 
-def _stop_or_quit(stop: asyncio.Event) -> None:
-    """The first signal asks for a clean end, a second one for an end."""
-    if stop.is_set():
-        for task in asyncio.all_tasks():
-            task.cancel()
+def _stop(stop: asyncio.Event) -> None:
+    """The first signal asks for a clean end; the next one ends the process, whatever it does."""
     stop.set()
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _settings(config: Path | None) -> Settings:
@@ -112,9 +114,14 @@ def _advice(error: Exception, settings: Settings) -> str:
         return f"another mirror serves from {folder}; stop it, or set another storage.path"
     if isinstance(error, IndexTooNew):
         return f"{folder}: {error}; install the later version again, or set another storage.path"
+    if isinstance(error, CannotListen):
+        host, port = settings.listen
+        return f"cannot listen on {host or '*'}:{port}: {error}; set another address under `listen`"
     if isinstance(error, MirrorError):
         return error.message
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; the mirror must be able to write there"
-    host, port = settings.listen
-    return f"cannot listen on {host or '*'}:{port}: {error}; set another address under `listen`"
+    if isinstance(error, OSError):
+        return (
+            f"{error.filename or folder}: {error.strerror}; the mirror must be able to write to "
+            "storage.path"
+        )
+    return str(error)

@@ -1,115 +1,128 @@
-"""Log lines: structured, one event a line, written to stderr by a thread of its own.
-
-Lines are rendered where they arise and gathered for a moment: a thread that is woken for every line
-would take the interpreter away from the event loop each time, and a reader of the log that stalls
-must not hold up answers.
+"""Log lines: structured, rendered and written by a thread of their own, so that a slow reader of
+the log never holds up an answer.
 """
 
 import logging
-import sys
+import os
+import queue
 import threading
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, TextIO
+from contextlib import contextmanager, suppress
+from typing import Literal
 
 import structlog
 
 # Lines beyond this are dropped and counted: memory is for blobs.
-MAX_WAITING_LINES = 20_000
-GATHER_SECONDS = 0.1
-# At the end, for a reader of the log that stalls.
-LAST_WRITE_SECONDS = 2.0
+MAX_WAITING_LINES = 10_000
+# How long, at the end, a reader of the log may take for what is still waiting.
+LAST_LINES_SECONDS = 1
+_STDERR = 2
 
-Format = Literal["json", "text"]
+_log = structlog.get_logger()
 
 
-class LineWriter:
-    """Takes lines from any thread without waiting; writes them in order."""
+class _Writer(logging.Handler):
+    """Writes lines to stderr from a thread, past Python's buffers: a thread that is stuck in those
+    would let the process end with an error.
+    """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._lines: deque[str] = deque()
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_WAITING_LINES)
         self._dropped = 0
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+
+    def start(self) -> None:
         self._thread.start()
 
-    def msg(self, line: str) -> None:
-        if len(self._lines) < MAX_WAITING_LINES:
-            self._lines.append(line)
-        else:
-            self._dropped += 1
-
-    # structlog calls the method that is named after the event's level.
-    debug = info = warning = error = critical = msg
-
-    def close(self) -> None:
-        self._ending.set()
-        self._thread.join(LAST_WRITE_SECONDS)
-
-    def _run(self) -> None:
-        while not self._ending.wait(GATHER_SECONDS):
-            self._write()
-        self._write()
-
-    def _write(self) -> None:
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        dropped, self._dropped = self._dropped, 0
-        if dropped:
-            lines.append(f"{dropped} log lines were dropped: stderr does not take them fast enough")
-        if not lines:
-            return
-        try:
-            self._stream.write("\n".join(lines) + "\n")
-            self._stream.flush()
-        except OSError:
-            return  # nowhere is left to tell it
-
-
-class _StandardLibrary(logging.Handler):
-    """What libraries log, in the same lines."""
-
-    def __init__(self, writer: LineWriter) -> None:
-        super().__init__()
-        self._writer = writer
+    def stop(self) -> None:
+        """Writes what is waiting, as far as somebody reads it."""
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=LAST_LINES_SECONDS)
+        self._thread.join(LAST_LINES_SECONDS)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._writer.msg(self.format(record))
+        try:
+            self._waiting.put_nowait(record)
+        except queue.Full:
+            self._dropped += 1
+
+    def _write_all(self) -> None:
+        while (record := self._waiting.get()) is not None:
+            try:
+                self._write(f"{self.format(record)}\n".encode())
+            except Exception:  # a line lost is better than a log that has ended
+                self.handleError(record)
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                _log.warning("log lines were dropped", lines=dropped)
+
+    def _write(self, line: bytes) -> None:
+        """Where nobody can read it any more, it is dropped."""
+        with suppress(OSError):
+            while line:
+                line = line[os.write(_STDERR, line) :]
 
 
 @contextmanager
-def logging_to_stderr(log_format: Format, level: str) -> Iterator[None]:
+def logging_to_stderr(log_format: Literal["json", "text"], level: str) -> Iterator[None]:
     """Configures structlog and the standard library's logging while the block runs."""
-    level_number = logging.getLevelNamesMapping()[level.upper()]
-    writer = LineWriter(sys.stderr)
-    shared: list[Any] = [
-        structlog.processors.add_log_level,
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
     ]
-    renderer = _renderer(log_format)
     structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level_number),
-        logger_factory=lambda *_: writer,
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
     )
-    handler = _StandardLibrary(writer)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer)
+    writer = _Writer()
+    writer.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                *_renderers(log_format),
+            ],
+        )
     )
     root = logging.getLogger()
-    root.setLevel(level_number)
-    root.addHandler(handler)
+    level_before = root.level
+    root.setLevel(level.upper())
+    root.addHandler(writer)
+    logging.captureWarnings(True)
+    writer.start()
     try:
         yield
     finally:
-        root.removeHandler(handler)
+        logging.captureWarnings(False)
+        root.removeHandler(writer)
+        root.setLevel(level_before)
+        writer.stop()
         structlog.reset_defaults()
-        writer.close()
 
 
-def _renderer(log_format: Format) -> Any:
+def _renderers(log_format: Literal["json", "text"]) -> list[structlog.typing.Processor]:
     if log_format == "json":
-        return structlog.processors.JSONRenderer()
-    return structlog.processors.LogfmtRenderer(bool_as_flag=False)
+        return [structlog.processors.JSONRenderer()]
+    first = ["timestamp", "level", "event"]
+    render = structlog.processors.LogfmtRenderer(key_order=first, bool_as_flag=False)
+    return [_escape_unprintable, render]
+
+
+def _escape_unprintable(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """So that a line stays a line, and a terminal is sent no commands."""
+    return {key: _escaped(each) if isinstance(each, str) else each for key, each in event.items()}
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -4,6 +4,7 @@ Bodies are only read here; nothing is ever encoded again (image-spec, "Media Typ
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,10 @@ ACCEPT_EVERYTHING = ", ".join(
     ]
 )
 
+# Configs are `application/vnd.…json`, too.
+_MANIFEST_TYPE = re.compile(
+    r"application/vnd\.[a-z0-9.+-]+\.(manifest(\.list)?|index)\.v[a-z0-9.]+\+(json|prettyjws)"
+)
 _FALLBACK_PLATFORM = ("linux", "amd64")
 _MAX_SIZE_BYTES = 1 << 62
 
@@ -66,7 +71,7 @@ class Manifest:
 
 def is_manifest_type(media_type: str) -> bool:
     """Whether a Content-Type says something; registries also send generic ones."""
-    return media_type.startswith("application/vnd.") and media_type.endswith(("json", "prettyjws"))
+    return _MANIFEST_TYPE.fullmatch(media_type) is not None
 
 
 def bare_type(content_type: str) -> str:
@@ -76,10 +81,12 @@ def bare_type(content_type: str) -> str:
 
 def media_type_of(body: bytes, content_type: str) -> str | None:
     """The header's type where it is specific, else what the body says; None: not a manifest."""
+    document = _document(body)
+    if document is None:
+        return None
     header = bare_type(content_type)
     if is_manifest_type(header):
         return header
-    document = _document(body)
     named = document.get("mediaType")
     if isinstance(named, str) and is_manifest_type(named):
         return named
@@ -98,7 +105,7 @@ def blobs_of(body: bytes) -> list[Descriptor]:
     Non-distributable layers and index entries are left out: a registry does not check that it
     has them, so that they prove nothing about what a repository may read.
     """
-    document = _document(body)
+    document = _document(body) or {}
     entries = [document.get("config"), *_list_of(document, "layers"), *_list_of(document, "blobs")]
     found = [_descriptor(entry) for entry in entries if not _is_foreign(entry)]
     return [descriptor for descriptor in found if descriptor is not None]
@@ -108,7 +115,7 @@ def fallback_child(body: bytes) -> Digest | None:
     """The linux/amd64 entry of an index: what CNCF distribution serves to clients that do not
     accept indexes.
     """
-    for entry in _list_of(_document(body), "manifests"):
+    for entry in _list_of(_document(body) or {}, "manifests"):
         platform = entry.get("platform") if isinstance(entry, dict) else None
         if not isinstance(platform, dict):
             continue
@@ -132,13 +139,13 @@ def _media_ranges(accept_headers: Iterable[str]) -> Iterator[str]:
                 yield media_range.strip().lower()
 
 
-def _document(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`; an empty one where there is none."""
+def _document(body: bytes) -> dict[str, Any] | None:
+    """The JSON object in `body`; None where there is none."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _list_of(document: dict[str, Any], key: str) -> list[Any]:

@@ -2,7 +2,8 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -10,47 +11,70 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mirror.config.model import Settings
-from mirror.config.sources import MAX_FILE_BYTES, Source, overlay_environment, read_file
+from mirror.config.model import WELL_KNOWN, Settings, contradictions
+from mirror.config.sources import (
+    MAX_FILE_BYTES,
+    KeyPath,
+    Place,
+    Source,
+    overlay_environment,
+    read_file,
+    variable_of,
+)
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Where the library's own words would not help an operator.
+_MESSAGES = {
+    "bool_parsing": "this must be true or false",
+    "bool_type": "this must be true or false",
+    "dict_type": "this must be a mapping, a `key: value` to a line",
+    "frozen_set_type": "this must be a list, like [one, two]",
+    "greater_than": "this must be longer than 0s",
+    "model_type": "this must be a mapping, a `key: value` to a line",
+    "path_type": "this must be a path, as text",
+    "string_type": "this must be text; quotes make text of what looks like a number or a truth",
+    "tuple_type": "this must be a list, like [one, two]",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """`path` is like `upstreams.docker.io.tag_ttl`; `place` a file and line, or a variable."""
+    """`path` is like `upstreams["docker.io"].tag_ttl`."""
 
     path: str
-    place: str
+    place: Place | None
     message: str
 
     def __str__(self) -> str:
-        where = ": ".join(part for part in (self.place, self.path) if part)
+        where = ": ".join(str(part) for part in (self.place, self.path) if part)
         return f"{where}: {self.message}" if where else self.message
 
 
 class ConfigurationError(Exception):
-    """All mistakes, in the order of the file."""
+    """All mistakes, in the order of the file, then of the environment."""
 
-    def __init__(self, mistakes: list[Mistake]) -> None:
-        super().__init__("\n".join(str(mistake) for mistake in mistakes))
-        self.mistakes = mistakes
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = sorted(mistakes, key=_in_order)
+        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
 
 def load(file: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Raises ConfigurationError. Without a file: the embedded defaults, and the environment."""
     source = _read(file, environment)
     overlay_environment(source, environment, set(Settings.model_fields))
-    mistakes = [
-        Mistake(_dotted(path), source.place_of(path), message) for path, message in source.mistakes
-    ]
+    found = list(contradictions(source.values))
     settings = None
     try:
         settings = Settings.model_validate(source.values)
     except ValidationError as error:
-        told = {mistake.path for mistake in mistakes}
-        found = [_mistake(each, source) for each in error.errors(include_url=False)]
-        mistakes += [mistake for mistake in found if mistake.path not in told]
-    if mistakes or settings is None:
-        raise ConfigurationError(sorted(mistakes, key=_in_order_of_the_file))
+        told = [(tuple(each["loc"]), each) for each in error.errors(include_url=False)]
+        found += [(path, _message(path, each, source)) for path, each in told]
+    unread = {path for path, _ in source.mistakes}
+    found = [*source.mistakes, *(mistake for mistake in found if mistake[0] not in unread)]
+    if found or settings is None:
+        raise ConfigurationError(
+            Mistake(_written(path), source.place_of(path), message) for path, message in found
+        )
     return settings
 
 
@@ -58,41 +82,56 @@ def _read(file: Path | None, environment: Mapping[str, str]) -> Source:
     if file is None:
         return Source()
     try:
-        content = file.read_bytes()[: MAX_FILE_BYTES + 1]
+        with file.open("rb") as opened:
+            content = opened.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
-            raise ConfigurationError(
-                [Mistake("", str(file), f"larger than {MAX_FILE_BYTES} bytes")]
-            )
+            raise ConfigurationError([_about(file, f"is larger than {MAX_FILE_BYTES} bytes")])
         return read_file(content.decode(), str(file), environment)
     except OSError as error:
         message = f"cannot be read: {error.strerror}; --config names the file"
-        raise ConfigurationError([Mistake("", str(file), message)]) from error
+        raise ConfigurationError([_about(file, message)]) from error
     except UnicodeDecodeError as error:
         message = f"is not UTF-8 text at byte {error.start}"
-        raise ConfigurationError([Mistake("", str(file), message)]) from error
+        raise ConfigurationError([_about(file, message)]) from error
 
 
-def _mistake(error: ErrorDetails, source: Source) -> Mistake:
-    path = tuple(error["loc"])
-    if error["type"] == "extra_forbidden":
-        message = _unknown_key(path)
-    elif error["type"] == "value_error":
-        message = error["msg"].removeprefix("Value error, ")
-    elif error["type"] == "missing":
-        message = "this is required"
-    else:
-        message = error["msg"][0].lower() + error["msg"][1:]
-    return Mistake(_dotted(path), source.place_of(path), message)
+def _about(file: Path, message: str) -> Mistake:
+    return Mistake("", Place(str(file)), message)
 
 
-def _unknown_key(path: tuple[int | str, ...]) -> str:
-    known = _known_keys(path[:-1])
-    nearest = difflib.get_close_matches(str(path[-1]), known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(sorted(known))}"
-    return f"unknown key; {hint}"
+def _message(path: KeyPath, error: ErrorDetails, source: Source) -> str:
+    match error["type"]:
+        case "extra_forbidden" if path in source.variables:
+            return _unknown_variable(path)
+        case "extra_forbidden":
+            return _unknown_key(path)
+        case "value_error":
+            return error["msg"].removeprefix("Value error, ")
+        case "missing" if path[-1] == "endpoints":
+            return f"this is required; only for {', '.join(WELL_KNOWN)} it is known"
+        case "missing":
+            return "this is required"
+        case kind:
+            return _MESSAGES.get(kind) or error["msg"][0].lower() + error["msg"][1:]
 
 
-def _known_keys(path: tuple[int | str, ...]) -> list[str]:
+def _unknown_key(path: KeyPath) -> str:
+    return f"unknown key; {_hint(str(path[-1]), {key: key for key in _known_keys(path[:-1])})}"
+
+
+def _unknown_variable(path: KeyPath) -> str:
+    variables = {key: variable_of((*path[:-1], key)) for key in _known_keys(path[:-1])}
+    return f"no setting has this name; {_hint(str(path[-1]), variables)}"
+
+
+def _hint(key: str, known: Mapping[str, str]) -> str:
+    """`known`: how each key is to be shown."""
+    if nearest := difflib.get_close_matches(key, known, n=1):
+        return f"did you mean {known[nearest[0]]}?"
+    return f"known here: {', '.join(sorted(known.values()))}"
+
+
+def _known_keys(path: KeyPath) -> list[str]:
     """The keys of the model at `path`; a name or a number is a step into a dict or list."""
     model: type[BaseModel] = Settings
     for step in path:
@@ -107,13 +146,19 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((found for each in get_args(annotation) if (found := _model_in(each))), None)
 
 
-def _dotted(path: tuple[int | str, ...]) -> str:
+def _written(path: KeyPath) -> str:
+    """As in JavaScript or jq, so that the dots of a registry's name are seen to be its own."""
     text = ""
     for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif _PLAIN_KEY.fullmatch(step):
+            text += f".{step}" if text else step
+        else:
+            text += f'["{step}"]'
     return text
 
 
-def _in_order_of_the_file(mistake: Mistake) -> tuple[str, int, str]:
-    name, _, line = mistake.place.rpartition(":")
-    return (name, int(line), mistake.path) if line.isdigit() else (mistake.place, 0, mistake.path)
+def _in_order(mistake: Mistake) -> tuple[bool, int, str]:
+    place = mistake.place or Place("")
+    return place.line is None, place.line or 0, place.name

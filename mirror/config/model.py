@@ -1,27 +1,32 @@
-"""What can be set, with its defaults. Each field's description is what `README.md` tells."""
+"""What can be set, with its defaults. README.md tells what each setting means."""
 
 import re
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
-    StringConstraints,
     field_validator,
-    model_validator,
 )
+from yarl import URL
 
+from mirror.config.sources import KeyPath
 from mirror.config.units import Listen, Seconds
+from mirror.errors import NameInvalid
 from mirror.names import Repository
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:\d{1,5})?", re.ASCII)
 _ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII)
-_ALIAS = r"^[a-z0-9]+([._-][a-z0-9]+)*$"
+_ALIAS = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*", re.ASCII)
+_USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
+_OTHER_NAMES_OF_DOCKER_HUB = ("index.docker.io", "registry-1.docker.io")
 
 # The registries that a mirror without any configuration serves, and where their API is.
 WELL_KNOWN = {
@@ -34,37 +39,91 @@ WELL_KNOWN = {
     "mcr.microsoft.com": "https://mcr.microsoft.com",
 }
 
+Several = TypeVar("Several", bound=Sized)
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _readable_file(value: object) -> object:
-    path = Path(value) if isinstance(value, str) else None
-    if path is None or not path.is_file():
-        raise ValueError("no such file; it must exist and be readable by the mirror")
+def _not_empty(value: Several) -> Several:
+    if not value:
+        raise ValueError("at least one is needed here")
+    return value
+
+
+def _path(value: object) -> object:
+    if value == "":
+        raise ValueError("this must be a path")
+    return value
+
+
+def _readable_file(value: Path) -> Path:
+    if not value.is_file():
+        raise ValueError(f"there is no file {value}")
     try:
-        path.open("rb").close()
+        value.open("rb").close()
     except OSError as error:
-        raise ValueError(f"the file cannot be read: {error.strerror}") from None
-    return path
+        raise ValueError(f"the file {value} cannot be read: {error.strerror}") from None
+    return value
 
 
-ReadableFile = Annotated[Path, BeforeValidator(_readable_file)]
+def _certificates(value: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=value)
+    except OSError:
+        raise ValueError(f"the file {value} holds no certificates in PEM format") from None
+    return value
+
+
+def _username(value: str) -> str:
+    if not _USERNAME.fullmatch(value):
+        raise ValueError("a user name is not empty and has no colon and no control characters")
+    return value
+
+
+def _endpoint(value: str) -> str:
+    if "@" in value:
+        raise ValueError("a login has no place in an endpoint; give it under `credentials`")
+    try:
+        is_right = bool(_ENDPOINT.fullmatch(value) and URL(value).host)
+    except ValueError:
+        is_right = False
+    if not is_right:
+        raise ValueError("an endpoint is http://host[:port][/path], or the same with https://")
+    return value
+
+
+def _alias(value: str) -> str:
+    if not _ALIAS.fullmatch(value):
+        raise ValueError("an alias is lower-case letters and digits, with single . _ - between")
+    return value
+
+
+def _realm(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise ValueError("a token realm is a host, like auth.corp or auth.corp:8443")
+    return value
+
+
+def _path_prefix(value: str) -> str:
+    if value:
+        try:
+            Repository.parse("", value)
+        except NameInvalid:
+            raise ValueError("a path prefix is the start of a repository name") from None
+    return value
+
+
+ReadableFile = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file)]
 
 
 class Credential(_Model):
     """A login. The file is read anew for each login, so that a rotated secret takes effect."""
 
-    username: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^:\x00-\x1f]+$")]
+    username: Annotated[str, AfterValidator(_username)]
     password: SecretStr | None = None
     password_file: ReadableFile | None = None
-
-    @model_validator(mode="after")
-    def _has_one_password(self) -> Self:
-        if (self.password is None) == (self.password_file is None):
-            raise ValueError("give either password or password_file")
-        return self
 
     def read_password(self) -> str:
         """Raises OSError when the file has gone."""
@@ -74,16 +133,18 @@ class Credential(_Model):
 
 
 class Tls(_Model):
-    ca_file: ReadableFile | None = None
+    ca_file: Annotated[ReadableFile, AfterValidator(_certificates)] | None = None
     skip_verify: bool = False
 
 
 class UpstreamSettings(_Model):
-    endpoints: Annotated[tuple[str, ...], Field(min_length=1)]
-    alias: Annotated[str, StringConstraints(pattern=_ALIAS)] | None = None
-    path_prefix: str = ""
+    endpoints: Annotated[
+        tuple[Annotated[str, AfterValidator(_endpoint)], ...], AfterValidator(_not_empty)
+    ]
+    alias: Annotated[str, AfterValidator(_alias)] | None = None
+    path_prefix: Annotated[str, AfterValidator(_path_prefix)] = ""
     credentials: tuple[Credential, ...] = ()
-    token_realms: frozenset[str] = frozenset()
+    token_realms: frozenset[Annotated[str, AfterValidator(_realm)]] = frozenset()
     tls: Tls = Tls()
     tag_ttl: Seconds = 300
     stale_for: Seconds = 30 * 86400
@@ -92,29 +153,9 @@ class UpstreamSettings(_Model):
     connect_timeout: Annotated[Seconds, Field(gt=0)] = 5
     idle_timeout: Annotated[Seconds, Field(gt=0)] = 30
 
-    @field_validator("endpoints")
-    @classmethod
-    def _are_urls(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        for endpoint in endpoints:
-            if not _ENDPOINT.fullmatch(endpoint):
-                raise ValueError(
-                    "an endpoint is http(s)://host[:port][/path], without a login in it"
-                )
-        return endpoints
-
-    @field_validator("path_prefix")
-    @classmethod
-    def _is_a_name(cls, prefix: str) -> str:
-        if prefix:
-            try:
-                Repository.parse("", prefix)
-            except Exception as error:
-                raise ValueError("a path prefix is the start of a repository name") from error
-        return prefix
-
 
 class Storage(_Model):
-    path: Path = Path("mirror-data")
+    path: Annotated[Path, BeforeValidator(_path)] = Path("mirror-data")
 
 
 class Log(_Model):
@@ -127,13 +168,15 @@ def _well_known_upstreams() -> dict[str, UpstreamSettings]:
 
 
 class Settings(_Model):
+    """Right in each value; `contradictions` tells what is wrong between them."""
+
     listen: Listen = ("127.0.0.1", 5000)
     storage: Storage = Storage()
     default_upstream: str | None = None
     offline: bool = False
     shutdown_grace: Seconds = 30
     log: Log = Log()
-    upstreams: Annotated[dict[str, UpstreamSettings], Field(min_length=1)] = Field(
+    upstreams: Annotated[dict[str, UpstreamSettings], AfterValidator(_not_empty)] = Field(
         default_factory=_well_known_upstreams
     )
 
@@ -145,38 +188,57 @@ class Settings(_Model):
             return upstreams
         return {name: _with_endpoints(name, value) for name, value in upstreams.items()}
 
-    @field_validator("upstreams")
-    @classmethod
-    def _are_hosts(cls, upstreams: dict[str, UpstreamSettings]) -> dict[str, UpstreamSettings]:
-        for name in upstreams:
-            if name in ("index.docker.io", "registry-1.docker.io"):
-                raise ValueError(f"images name {name} as docker.io; write that")
-            if not _HOST.fullmatch(name) or ("." not in name and ":" not in name):
-                raise ValueError(
-                    f"{name!r} is not a registry's host as images name it, like quay.io or "
-                    "registry.corp:5000; a short name goes under `alias`"
-                )
-        return upstreams
-
-    @model_validator(mode="after")
-    def _names_are_distinct(self) -> Self:
-        aliases = [each.alias for each in self.upstreams.values() if each.alias]
-        for alias in aliases:
-            if aliases.count(alias) > 1 or alias in self.upstreams:
-                raise ValueError(f"the alias {alias!r} stands for more than one upstream")
-        if self.default_upstream is not None and self.default_upstream not in self.upstreams:
-            raise ValueError(
-                f"default_upstream {self.default_upstream!r} is none of the upstreams "
-                f"{', '.join(sorted(self.upstreams))}"
-            )
-        return self
-
     @property
     def default(self) -> str | None:
         """The upstream of requests that name none: as set, else docker.io where it is mirrored."""
         if self.default_upstream is None and "docker.io" in self.upstreams:
             return "docker.io"
         return self.default_upstream
+
+
+def contradictions(document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """What is wrong with names and between values: where, and what would be right.
+
+    Looks at the values as they came, so that this is told beside every other mistake.
+    """
+    upstreams = document.get("upstreams", WELL_KNOWN)
+    if not isinstance(upstreams, Mapping):
+        return
+    default = document.get("default_upstream")
+    if isinstance(default, str) and default not in upstreams:
+        known = ", ".join(sorted(upstreams))
+        yield ("default_upstream",), f"{default!r} is none of the upstreams {known}"
+    taken = {*upstreams, *_OTHER_NAMES_OF_DOCKER_HUB}
+    for name, upstream in upstreams.items():
+        if wrong := _wrong_with_host(name):
+            yield ("upstreams", name), wrong
+        if not isinstance(upstream, Mapping):
+            continue
+        alias = upstream.get("alias")
+        if isinstance(alias, str):
+            if alias in taken:
+                yield ("upstreams", name, "alias"), f"{alias!r} stands for another upstream already"
+            taken.add(alias)
+        yield from _wrong_passwords(("upstreams", name, "credentials"), upstream.get("credentials"))
+
+
+def _wrong_with_host(name: str) -> str | None:
+    if name in _OTHER_NAMES_OF_DOCKER_HUB:
+        return "images name this registry docker.io; write that"
+    if not _HOST.fullmatch(name) or ("." not in name and ":" not in name):
+        return (
+            "this is not a registry's host as images name it, like quay.io or registry.corp:5000; "
+            "a short name goes under `alias`"
+        )
+    return None
+
+
+def _wrong_passwords(path: KeyPath, credentials: object) -> Iterator[tuple[KeyPath, str]]:
+    for n, credential in enumerate(credentials if isinstance(credentials, list) else ()):
+        if isinstance(credential, Mapping):
+            given = [credential.get(key) is not None for key in ("password", "password_file")]
+            if given.count(True) != 1:
+                yield (*path, n), "a credential has either a password or a password_file"
 
 
 def _with_endpoints(name: object, value: object) -> object:

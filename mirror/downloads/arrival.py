@@ -28,18 +28,25 @@ class Arrival:
         self.source = source
         self.staged = staged
         self.size_bytes: int | None = None
+        self.size_told = False
         self.present = Intervals()
         self.verified = False
         self.pulse = Pulse()
         self.announced = False
         self.error: MirrorError | None = None
-        self.readers = 0
-        self.wanted: Callable[[int, int], None] = lambda start, end: None
+        # Told what a reader waits for, so that it can be fetched out of turn; end None: the rest.
+        self.wanted: Callable[[int, int | None], None] = lambda start, end: None
 
     def announce(self, size_bytes: int | None) -> None:
+        """The upstream has answered, and may have told the size."""
         self.announced = True
         if size_bytes is not None:
-            self.size_bytes = size_bytes
+            self.size_bytes, self.size_told = size_bytes, True
+        self.pulse.beat()
+
+    def end_at(self, size_bytes: int) -> None:
+        """The upstream told no size and has come to an end."""
+        self.size_bytes = size_bytes
         self.pulse.beat()
 
     def wrote(self, start: int, end: int) -> None:
@@ -62,10 +69,10 @@ class Arrival:
             await self.pulse.wait()
 
     async def wait_size(self) -> int:
-        """The size; without a Content-Length upstream it is known at the end. Raises
-        MirrorError.
+        """The size; where the upstream told none it is known once all is verified, since before
+        that any end might be too early. Raises MirrorError.
         """
-        while self.size_bytes is None:
+        while self.size_bytes is None or not (self.size_told or self.verified):
             self._raise_error()
             await self.pulse.wait()
         return self.size_bytes
@@ -85,17 +92,11 @@ class Arrival:
             if reach > start or (self.verified and start == self.size_bytes):
                 return reach
             self._raise_error()
-            self.wanted(start, start + 1 if end is None else end)
-            await self.pulse.wait()
-
-    async def wait_verified(self) -> None:
-        """Raises MirrorError when it never will be."""
-        while not self.verified:
-            self._raise_error()
+            self.wanted(start, end)
             await self.pulse.wait()
 
     def open_reader(self) -> BinaryIO | None:
-        """A file for one reader; None when the blob has just left staging. Blocking."""
+        """A file for one reader; None when the arrival has just failed. Blocking."""
         try:
             return self.staged.open_reader()
         except FileNotFoundError:

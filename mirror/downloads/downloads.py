@@ -109,11 +109,20 @@ class Downloads:
             error = StorageFailed("this mirror failed while it downloaded; see its log")
             _log.exception("download failed", digest=str(arrival.digest))
         finally:
+            await self._end(arrival, error)
+
+    async def _end(self, arrival: Arrival, error: MirrorError) -> None:
+        """Staging is empty before the name is free: the next arrival of this digest writes
+        there.
+        """
+        discarded = self._threads.submit(arrival.staged.discard)
+        try:
+            await asyncio.shield(asyncio.wrap_future(discarded))
+        finally:
             del self._arrivals[arrival.digest]
             if not arrival.verified:
                 arrival.fail(error)
             self._metrics.downloads_active.dec()
-            self._threads.submit(arrival.staged.discard)
 
     async def _keep(self, arrival: Arrival) -> None:
         self.landed += 1

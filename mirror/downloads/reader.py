@@ -5,7 +5,7 @@ from typing import BinaryIO, Protocol, Self
 
 from mirror.downloads.arrival import Arrival
 from mirror.metrics import Metrics
-from mirror.store.filesystem import StoredBlob
+from mirror.store.filesystem import StoredBlob, opened
 
 
 class BlobReader(Protocol):
@@ -59,8 +59,8 @@ class ArrivalReader:
 
     @classmethod
     async def open(cls, arrival: Arrival, metrics: Metrics) -> Self | None:
-        """None when the blob has just left staging for the store."""
-        file = await asyncio.to_thread(arrival.open_reader)
+        """None when the arrival has just failed."""
+        file = await opened(arrival.open_reader)
         return cls(arrival, file, metrics) if file is not None else None
 
     async def size(self) -> int | None:

@@ -31,6 +31,8 @@ MAX_PIECES = 6
 SKIP_BYTES = 1024 * 1024
 # Tries in a row that brought not one byte, after the upstream had answered once.
 MAX_IDLE_TRIES = 4
+# Pieces in a row that failed: from then on everybody waits for fill.
+MAX_FAILED_PIECES = 4
 FIRST_PAUSE_SECONDS = 0.1
 _HASH_STEP_BYTES = 4 * 1024 * 1024
 
@@ -49,7 +51,9 @@ class Transfer:
         self._fill_position = 0
         self._takes_ranges: bool | None = None
         self._pieces = 0
+        self._failed_pieces = 0
         self._tasks: asyncio.TaskGroup | None = None
+        arrival.wanted = self._wanted
 
     async def run(self) -> None:
         """Until the blob is verified and in the store. Raises MirrorError, OSError."""
@@ -94,15 +98,16 @@ class Transfer:
                 idle_tries = 0 if self._arrived_bytes() > before else idle_tries + 1
                 if idle_tries >= MAX_IDLE_TRIES:
                     raise
-                pause_seconds = FIRST_PAUSE_SECONDS * 2**idle_tries
-                await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                await _pause(idle_tries)
             while self._next_missing() is None and not self._is_complete():
                 await self._arrival.pulse.wait()
 
     async def _fetch_from(self, start: int) -> None:
         arrival = self._arrival
+        source = arrival.source.name
         self._fill_position = start
-        async with self._client.get_blob(arrival.source.name, arrival.digest, start) as answer:
+        stop = self._gap_end(start)
+        async with self._client.get_blob(source, arrival.digest, start, stop) as answer:
             self._check_answer(answer, start)
             arrival.announce(answer.size_bytes)
             position = answer.start
@@ -110,19 +115,38 @@ class Transfer:
                 position = await self._take(position, chunk)
                 if self._may_skip(position):
                     return
+        self._check_end(position, stop)
         if arrival.size_bytes is None:
-            arrival.size_bytes = position
-            arrival.pulse.beat()
-        elif position < arrival.size_bytes:
-            raise UpstreamBroken(self._client.name, "ended a blob before its end")
+            arrival.end_at(position)
+
+    def _gap_end(self, start: int) -> int | None:
+        """Where fill's next answer may end, since somebody has or fetches what follows."""
+        size_bytes = self._arrival.size_bytes
+        if size_bytes is None or self._takes_ranges is not True:
+            return None
+        end = self._next_covered(start, size_bytes)
+        return end if end < size_bytes else None
 
     def _check_answer(self, answer: BlobAnswer, start: int) -> None:
         """Raises UpstreamBroken for a part that was not asked for, or of something else."""
         if start:
             self._takes_ranges = answer.is_partial
-        known, told = self._arrival.size_bytes, answer.size_bytes
-        if answer.start not in (0, start) or (None not in (known, told) and known != told):
+        if answer.start not in (0, start) or not self._may_be_size(answer.size_bytes):
             raise UpstreamBroken(self._client.name, "answered with another part than asked for")
+
+    def _check_end(self, position: int, stop: int | None) -> None:
+        """Raises UpstreamBroken where a body that ended well ended too early."""
+        size_bytes = self._arrival.size_bytes
+        least = self._arrival.present.reach(0) if size_bytes is None else stop or size_bytes
+        if position < least:
+            raise UpstreamBroken(self._client.name, "ended a blob before its end")
+
+    def _may_be_size(self, told: int | None) -> bool:
+        """Until the size is known, everything lies in one run from 0."""
+        known = self._arrival.size_bytes
+        if told is None or known is not None:
+            return told in (None, known)
+        return told >= self._arrival.present.reach(0)
 
     async def _take(self, position: int, chunk: bytes) -> int:
         """Writes what of the chunk is missing; returns the position behind it."""
@@ -180,31 +204,38 @@ class Transfer:
 
     # --- pieces ---------------------------------------------------------------------------------
 
-    def _wanted(self, start: int, end: int) -> None:
+    def _wanted(self, start: int, end: int | None) -> None:
         """A reader waits for [start, end): begin a piece there unless somebody is close before
         it.
         """
         size_bytes = self._arrival.size_bytes
         if (
             size_bytes is None
-            or self._takes_ranges is False
-            or self._pieces >= MAX_PIECES
             or self._tasks is None
+            or not self._may_begin_piece()
             or 0 <= start - self._fill_position < FAR_AHEAD_BYTES
             or self._covered(start) > start
         ):
             return
-        stop = self._next_covered(start, min(end, start + PIECE_BYTES, size_bytes))
+        limit = min(end or size_bytes, start + PIECE_BYTES, size_bytes)
+        stop = self._next_covered(start, limit)
         self._claims.add(start, stop)
         self._pieces += 1
-        self._tasks.create_task(self._fetch_piece(start, stop))
+        self._tasks.create_task(self._until_failure(self._fetch_piece(start, stop)))
+
+    def _may_begin_piece(self) -> bool:
+        """The first one alone finds out whether the upstream takes ranges."""
+        at_most = {None: 1, True: MAX_PIECES, False: 0}[self._takes_ranges]
+        return self._pieces < at_most and self._failed_pieces < MAX_FAILED_PIECES
 
     async def _fetch_piece(self, start: int, stop: int) -> None:
-        """A piece that fails costs nothing: fill comes by."""
+        """A piece that fails costs nothing: fill comes by, or, after a pause, the next piece."""
         try:
             await self._fetch_range(start, stop)
+            self._failed_pieces = 0
         except UpstreamError:
-            self._takes_ranges = self._takes_ranges or False
+            self._failed_pieces += 1
+            await _pause(self._failed_pieces)
         finally:
             self._claims.remove(start, stop)
             self._pieces -= 1
@@ -215,14 +246,18 @@ class Transfer:
         source = arrival.source.name
         async with self._client.get_blob(source, arrival.digest, start, stop) as answer:
             self._takes_ranges = answer.is_partial
-            if answer.start != start or answer.size_bytes not in (None, arrival.size_bytes):
+            arrival.pulse.beat()
+            if not answer.is_partial:
                 return
+            if answer.start != start or not self._may_be_size(answer.size_bytes):
+                raise UpstreamBroken(self._client.name, "answered with another part than asked for")
             position = start
             async for chunk in answer.chunks():
                 await self._write(position, chunk[: stop - position])
                 position += len(chunk)
                 if position >= stop:
                     return
+        raise UpstreamBroken(self._client.name, "ended a part of a blob before its end")
 
     # --- hash -----------------------------------------------------------------------------------
 
@@ -242,6 +277,11 @@ class Transfer:
                 self._client.name, f"sent bytes that are not {arrival.digest}; nothing was stored"
             )
         arrival.verify()
+
+
+async def _pause(tries: int) -> None:
+    seconds = FIRST_PAUSE_SECONDS * 2**tries
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
 
 def _first(group: BaseException) -> BaseException:

@@ -34,5 +34,8 @@ class Absences:
             f"{repository.name} has no {kind} {reference}, it said a moment ago"
         )
 
+    def forget(self, kind: str, repository: Repository, reference: Reference) -> None:
+        self._absences.pop((kind, repository, reference), None)
+
     def _ends_at(self, key: tuple[str, Repository, Reference], _message: str, now: float) -> float:
         return now + self._upstreams[key[1].upstream].not_found_ttl_seconds

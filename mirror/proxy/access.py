@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from cachetools import LRUCache
 
-from mirror.manifest import Descriptor
+from mirror.manifest import Descriptor, is_manifest_type
 from mirror.names import Digest, Repository
+from mirror.proxy.heads import head_manifest
 from mirror.proxy.patience import within_patience
 from mirror.singleflight import Flights
 from mirror.store.index import Index
@@ -23,7 +24,8 @@ class Access:
         self._index = index
         self._clients = clients
         self._hot: LRUCache[tuple[Repository, Digest], Descriptor] = LRUCache(HOT_LINKS)
-        self._flights: Flights[tuple[str, Repository, Digest], Descriptor] = Flights()
+        self._blobs: Flights[tuple[Repository, Digest], Descriptor] = Flights()
+        self._manifests: Flights[tuple[Repository, Digest], Descriptor | None] = Flights()
 
     async def known(self, repository: Repository, digest: Digest) -> Descriptor | None:
         """The content as this repository holds it; None where nothing is known of it."""
@@ -50,26 +52,32 @@ class Access:
             size_bytes = await self._clients[repository.upstream].head_blob(repository.name, digest)
             return await self._granted(repository, Descriptor(digest, _BLOB_TYPE, size_bytes))
 
-        flight, _ = self._flights.start(("blob", repository, digest), ask)
+        flight, _ = self._blobs.start((repository, digest), ask)
         return await within_patience(flight, repository.upstream)
 
-    async def prove_manifest(self, repository: Repository, digest: Digest) -> Descriptor:
-        """Asks the upstream with HEAD, and remembers. Raises UpstreamError."""
+    async def prove_manifest(self, repository: Repository, digest: Digest) -> Descriptor | None:
+        """Asks the upstream with HEAD, and remembers; None where HEAD does not tell. Raises
+        UpstreamError.
+        """
 
-        async def ask() -> Descriptor:
+        async def ask() -> Descriptor | None:
             if (known := self._hot.get((repository, digest))) is not None:
                 return known
             client = self._clients[repository.upstream]
-            head = await client.head_manifest(repository.name, digest)
+            head = await head_manifest(client, repository.name, digest)
+            is_told = head.digest is None and is_manifest_type(head.media_type)
+            if head.digest != digest and not is_told:
+                return None
             return await self._granted(
                 repository, Descriptor(digest, head.media_type, head.size_bytes)
             )
 
-        flight, _ = self._flights.start(("manifest", repository, digest), ask)
+        flight, _ = self._manifests.start((repository, digest), ask)
         return await within_patience(flight, repository.upstream)
 
     async def aclose(self) -> None:
-        await self._flights.aclose()
+        await self._blobs.aclose()
+        await self._manifests.aclose()
 
     async def _granted(self, repository: Repository, descriptor: Descriptor) -> Descriptor:
         await self.grant(repository, [descriptor])

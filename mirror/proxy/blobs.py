@@ -84,7 +84,8 @@ class Blobs:
     async def note_arrived(self, repository: Repository, descriptor: Descriptor) -> None:
         """For Downloads: a blob was stored, and its source holds it."""
         await self._contents.note_stored(descriptor)
-        if await self._access.known(repository, descriptor.digest) is None:
+        known = await self._access.known(repository, descriptor.digest)
+        if known is None or known.size_bytes != descriptor.size_bytes:
             await self._access.grant(repository, [descriptor])
 
     async def _require_access(self, repository: Repository, digest: Digest) -> Cache:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from mirror.errors import UpstreamBroken, UpstreamFailing, UpstreamNotFound
+from mirror.errors import Offline, UpstreamBroken, UpstreamFailing, UpstreamNotFound
 from mirror.manifest import OCI_INDEX, bare_type
 from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
@@ -43,7 +43,7 @@ class Listings:
         self._flights: Flights[tuple[Repository, str], RememberedListing] = Flights()
 
     async def tags(self, repository: Repository, query: Query) -> Listing:
-        """`body` is the upstream's JSON, an object with `tags`. Raises UpstreamError."""
+        """`body` is a JSON list of tags. Raises UpstreamError."""
         question = f"tags/list?{urlencode(sorted(query.items()))}"
 
         async def ask() -> RememberedListing:
@@ -73,7 +73,10 @@ class Listings:
         question: str,
         ask: Callable[[], Awaitable[RememberedListing]],
     ) -> Listing:
-        remembered = await self._remembered(repository, question)
+        remembered = await self._index.listing(repository, question)
+        age_seconds = max(time.time() - remembered.checked_at, 0) if remembered else 0
+        stale_for_seconds = self._clients[repository.upstream].upstream.stale_for_seconds
+        can_stand_in = remembered is not None and age_seconds <= stale_for_seconds
 
         async def ask_and_remember() -> RememberedListing:
             listing = await ask()
@@ -83,30 +86,18 @@ class Listings:
 
         flight, joined = self._flights.start((repository, question), ask_and_remember)
         try:
-            listing = await within_patience(
-                flight, repository.upstream, can_stand_in=remembered is not None
-            )
-        except UpstreamFailing:
-            if remembered is None:
-                raise
-            age_seconds = max(time.time() - remembered.checked_at, 0)
-            return _listing(remembered, Cache.STALE, age_seconds)
+            listing = await within_patience(flight, repository.upstream, can_stand_in=can_stand_in)
+        except UpstreamFailing as error:
+            if remembered is not None and (can_stand_in or isinstance(error, Offline)):
+                return _listing(remembered, Cache.STALE, age_seconds)
+            raise
         return _listing(listing, Cache.JOINED if joined else Cache.NONE)
-
-    async def _remembered(self, repository: Repository, question: str) -> RememberedListing | None:
-        remembered = await self._index.listing(repository, question)
-        stale_for_seconds = self._clients[repository.upstream].upstream.stale_for_seconds
-        if remembered and time.time() - remembered.checked_at <= stale_for_seconds:
-            return remembered
-        return None
 
     async def _ask_tags(self, repository: Repository, query: Query) -> RememberedListing:
         client = self._clients[repository.upstream]
         answer = await client.get_listing(repository.name, "tags", "tags/list", query)
-        document = _json_object(answer.body)
-        if document is None or not isinstance(document.get("tags"), list | None):
-            raise UpstreamBroken(repository.upstream, "sent a list of tags that is none")
-        return _remember(answer.body, answer.headers)
+        tags = _tags_of(repository, answer.body)
+        return _remember(json.dumps(tags).encode(), answer.headers)
 
     async def _ask_referrers(
         self, repository: Repository, digest: Digest, query: Query
@@ -120,19 +111,18 @@ class Listings:
             return await self._from_fallback_tag(repository, digest, query.get("artifactType"))
         if bare_type(answer.headers.get("Content-Type", "")) != OCI_INDEX:
             raise UpstreamBroken(repository.upstream, "sent a list of referrers that is no index")
+        _index_of(repository, answer.body)
         return _remember(answer.body, answer.headers)
 
     async def _from_fallback_tag(
         self, repository: Repository, digest: Digest, artifact_type: str | None
     ) -> RememberedListing:
         client = self._clients[repository.upstream]
-        index: dict[str, Any] | None = None
+        tag = Tag.parse(f"{digest.algorithm}-{digest.hex[:64]}")
         try:
-            tag = Tag.parse(f"{digest.algorithm}-{digest.hex[:64]}")
-            index = _json_object((await client.get_manifest(repository.name, tag)).body)
+            answer = await client.get_manifest(repository.name, tag)
+            index = _index_of(repository, answer.body)
         except UpstreamNotFound:
-            pass
-        if index is None or not isinstance(index.get("manifests"), list):
             index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
         if artifact_type is None:
             return _remember(json.dumps(index).encode(), {})
@@ -160,6 +150,28 @@ def _listing(
         cache,
         stale_seconds,
     )
+
+
+def _tags_of(repository: Repository, body: bytes) -> list[str]:
+    """Raises UpstreamBroken."""
+    document = _json_object(body)
+    if document is not None and "tags" in document:
+        tags = document["tags"]
+        if tags is None:  # sent by some registries where there are none
+            return []
+        if isinstance(tags, list) and all(isinstance(tag, str) for tag in tags):
+            return tags
+    raise UpstreamBroken(repository.upstream, "sent a list of tags that is none")
+
+
+def _index_of(repository: Repository, body: bytes) -> dict[str, Any]:
+    """Raises UpstreamBroken for what is no index: an empty list in its place would hide
+    signatures.
+    """
+    document = _json_object(body)
+    if document is None or not isinstance(document.get("manifests"), list):
+        raise UpstreamBroken(repository.upstream, "sent a list of referrers that is no index")
+    return document
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:

@@ -106,10 +106,14 @@ class Manifests:
             return descriptor, Cache.HIT
         self._absences.check("manifest", repository, digest)
         try:
-            return await self._access.prove_manifest(repository, digest), Cache.REVALIDATED
+            proven = await self._access.prove_manifest(repository, digest)
         except UpstreamNotFound:
             self._absences.note("manifest", repository, digest)
             raise
+        if proven is not None:
+            return proven, Cache.REVALIDATED
+        manifest, cache = await self._fetched(repository, digest)
+        return manifest.descriptor, cache
 
     async def _by_digest(
         self, repository: Repository, digest: Digest, tag: Tag | None = None
@@ -120,8 +124,13 @@ class Manifests:
             return await self._manifest(repository, digest, body, known), Cache.HIT
         self._absences.check("manifest", repository, digest)
         if body is not None:
-            proven, _ = await self._describe(repository, digest)
-            return await self._manifest(repository, digest, body, proven), Cache.REVALIDATED
+            proven, cache = await self._describe(repository, digest)
+            return await self._manifest(repository, digest, body, proven), cache
+        return await self._fetched(repository, digest, tag)
+
+    async def _fetched(
+        self, repository: Repository, digest: Digest, tag: Tag | None = None
+    ) -> tuple[Manifest, Cache]:
         flight, joined = self._flights.start(
             (repository, digest), lambda: self._fetch(repository, digest, tag)
         )
@@ -136,11 +145,10 @@ class Manifests:
         self, repository: Repository, digest: Digest, body: bytes, known: Descriptor
     ) -> Manifest:
         """A stored manifest as this repository serves it; what it consists of may be read there."""
-        media_type: str | None = known.media_type
-        if (repository, digest) in self._granted and known.size_bytes == len(body):
+        is_known = is_manifest_type(known.media_type) and known.size_bytes == len(body)
+        if is_known and (repository, digest) in self._granted:
             return Manifest(digest, known.media_type, body)
-        if not is_manifest_type(known.media_type):
-            media_type = await asyncio.to_thread(media_type_of, body, known.media_type)
+        media_type = await asyncio.to_thread(media_type_of, body, known.media_type)
         if media_type is None:
             raise ManifestUnknown(f"{digest} is a blob of {repository}, not a manifest")
         manifest = Manifest(digest, media_type, body)
@@ -207,7 +215,9 @@ class Manifests:
         """For a client that names types and leaves the stored one out: what registries do, which
         is an index's linux/amd64 entry, else 404.
         """
-        child = fallback_child(manifest.body) if manifest.media_type in INDEXES else None
+        child = None
+        if manifest.media_type in INDEXES:
+            child = await asyncio.to_thread(fallback_child, manifest.body)
         if child is not None:
             found, cache = await self._by_digest(repository, child)
             if is_accepted(found.media_type, accept):

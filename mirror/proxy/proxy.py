@@ -48,6 +48,7 @@ class Proxy:
         await self.manifests.aclose()
         await self.listings.aclose()
         await self._access.aclose()
+        await self._contents.aclose()
 
     async def catalog(self, upstream: str | None) -> list[Repository]:
         """What is cached, by name. Raises StorageFailed."""

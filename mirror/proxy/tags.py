@@ -11,20 +11,19 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from mirror.errors import Offline, UpstreamBroken, UpstreamFailing, UpstreamNotFound
+from mirror.errors import Offline, UpstreamFailing, UpstreamNotFound
 from mirror.manifest import Descriptor
 from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
+from mirror.proxy.heads import head_manifest
 from mirror.proxy.patience import within_patience
 from mirror.singleflight import Flights
 from mirror.store.index import Index, RememberedTag
-from mirror.upstream.client import ManifestHead, UpstreamClient
+from mirror.upstream.client import UpstreamClient
 
 HOT_TAGS = 50_000
-# HEAD on manifests is not everywhere: then GET tells, too.
-_HEAD_NOT_OFFERED = frozenset({400, 405, 501})
 
 # Brings the manifest here by (repository, digest, tag) or, without a digest, by the tag alone;
 # returns its digest. Raises MirrorError.
@@ -48,6 +47,14 @@ class _Known:
     checked_at: float
     fresh_until: float
 
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() < self.fresh_until
+
+    @property
+    def age_seconds(self) -> float:
+        return max(time.time() - self.checked_at, 0)
+
 
 class Tags:
     def __init__(
@@ -69,36 +76,34 @@ class Tags:
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
         """Raises UpstreamError, StorageFailed."""
         known = await self._known(repository, tag)
-        if known is not None and time.monotonic() < known.fresh_until:
+        if known is None:
+            return await self._asked(repository, tag, can_stand_in=False)
+        if known.is_fresh:
             return Resolved(known.digest, Cache.HIT)
-        self._absences.check("manifest", repository, tag)
-        flight, joined = self._flights.start(
-            (repository, tag), lambda: self._check(repository, tag)
-        )
-        stand_in = self._stand_in(repository, known)
+        upstream = self._clients[repository.upstream].upstream
+        stale = Resolved(known.digest, Cache.STALE, known.age_seconds)
+        can_stand_in = known.age_seconds <= upstream.stale_for_seconds
         try:
-            resolved = await within_patience(
-                flight, repository.upstream, can_stand_in=stand_in is not None
-            )
+            return await self._asked(repository, tag, can_stand_in=can_stand_in)
         except UpstreamFailing as error:
-            if stand_in is None and not (known and isinstance(error, Offline)):
-                raise
-            return stand_in or _stale(known)
+            if can_stand_in or isinstance(error, Offline):
+                return stale
+            raise
         except UpstreamNotFound:
-            return await self._vanished(repository, tag, stand_in)
-        if joined and resolved.cache is Cache.MISS:
-            return Resolved(resolved.digest, Cache.JOINED)
-        return resolved
+            if upstream.keeps_vanished:
+                return stale
+            raise
 
     async def aclose(self) -> None:
         await self._flights.aclose()
 
     async def _known(self, repository: Repository, tag: Tag) -> _Known | None:
-        known = self._hot.get((repository, tag))
-        if known is None:
-            remembered = await self._index.tag(repository, tag)
-            if remembered is not None:
-                known = self._warm(repository, tag, remembered)
+        if (known := self._hot.get((repository, tag))) is not None:
+            return known
+        remembered = await self._index.tag(repository, tag)
+        known = self._hot.get((repository, tag))  # a flight may have landed meanwhile
+        if known is None and remembered is not None:
+            known = self._warm(repository, tag, remembered)
         return known
 
     def _warm(self, repository: Repository, tag: Tag, remembered: RememberedTag) -> _Known:
@@ -111,56 +116,56 @@ class Tags:
         self._hot[repository, tag] = known
         return known
 
-    def _stand_in(self, repository: Repository, known: _Known | None) -> Resolved | None:
-        """What is served while the upstream fails, if it is not too old for that."""
-        if known is None:
-            return None
-        stale = _stale(known)
-        stale_for_seconds = self._clients[repository.upstream].upstream.stale_for_seconds
-        return stale if (stale.stale_seconds or 0) <= stale_for_seconds else None
+    async def _asked(self, repository: Repository, tag: Tag, *, can_stand_in: bool) -> Resolved:
+        self._absences.check("manifest", repository, tag)
+        flight, joined = self._flights.start(
+            (repository, tag), lambda: self._check(repository, tag)
+        )
+        resolved = await within_patience(flight, repository.upstream, can_stand_in=can_stand_in)
+        if joined and resolved.cache is Cache.MISS:
+            return Resolved(resolved.digest, Cache.JOINED)
+        return resolved
 
     async def _check(self, repository: Repository, tag: Tag) -> Resolved:
+        """The work of a flight. All that follows from the upstream's answer happens here, since
+        nobody may be left who waits for it.
+        """
         known = self._hot.get((repository, tag))
-        if known is not None and time.monotonic() < known.fresh_until:
+        if known is not None and known.is_fresh:
             return Resolved(known.digest, Cache.HIT)  # an earlier flight has just landed
-        client = self._clients[repository.upstream]
-        head = await self._head(client, repository, tag)
-        digest = head.digest
-        if digest is None or (known is not None and digest != known.digest):
-            digest = await self._obtain(repository, digest, tag)
-        elif known is None:
-            await self._access.grant(
-                repository, [Descriptor(digest, head.media_type, head.size_bytes)]
-            )
+        try:
+            digest = await self._ask(repository, tag, known)
+        except UpstreamNotFound:
+            await self._note_vanished(repository, tag)
+            raise
         await self._adopt(repository, tag, digest)
         unmoved = known is not None and digest == known.digest
         return Resolved(digest, Cache.REVALIDATED if unmoved else Cache.MISS)
 
-    async def _head(self, client: UpstreamClient, repository: Repository, tag: Tag) -> ManifestHead:
-        try:
-            return await client.head_manifest(repository.name, tag)
-        except UpstreamBroken as error:
-            if error.answered not in _HEAD_NOT_OFFERED:
-                raise
-            return ManifestHead(None, "", None)
+    async def _ask(self, repository: Repository, tag: Tag, known: _Known | None) -> Digest:
+        head = await head_manifest(self._clients[repository.upstream], repository.name, tag)
+        digest = head.digest
+        if digest is None:
+            return await self._obtain(repository, None, tag)
+        # It is there now, whatever was said when somebody asked for it before it was pushed.
+        self._absences.forget("manifest", repository, digest)
+        if known is not None and digest != known.digest:
+            return await self._obtain(repository, digest, tag)
+        if await self._access.known(repository, digest) is None:
+            await self._access.grant(
+                repository, [Descriptor(digest, head.media_type, head.size_bytes)]
+            )
+        return digest
 
     async def _adopt(self, repository: Repository, tag: Tag, digest: Digest) -> None:
         remembered = RememberedTag(digest, time.time())
         self._warm(repository, tag, remembered)
         await self._index.set_tag(repository, tag, remembered)
 
-    async def _vanished(
-        self, repository: Repository, tag: Tag, stand_in: Resolved | None
-    ) -> Resolved:
+    async def _note_vanished(self, repository: Repository, tag: Tag) -> None:
         """404 upstream: forgotten here too, unless the operator keeps what vanishes."""
-        if stand_in is not None and self._clients[repository.upstream].upstream.keeps_vanished:
-            return stand_in
         self._absences.note("manifest", repository, tag)
+        if self._clients[repository.upstream].upstream.keeps_vanished:
+            return
         self._hot.pop((repository, tag), None)
         await self._index.drop_tag(repository, tag)
-        raise UpstreamNotFound(repository.upstream, f"{repository.name} has no tag {tag}")
-
-
-def _stale(known: _Known | None) -> Resolved:
-    assert known is not None  # noqa: S101 - both callers have looked
-    return Resolved(known.digest, Cache.STALE, max(time.time() - known.checked_at, 0))

@@ -4,6 +4,7 @@
     <path>/index.db                    what is known about the blobs (see index.py)
     <path>/blobs/sha256/ab/abcdef…     whole, verified, immutable
     <path>/staging/sha256/<hex>/data   on the way in (see staging.py)
+    <path>/staging/<random>            a small content that is being written
 
 All paths are made here. A blob gets its final name by rename, after its bytes were hashed and
 synced: nothing half-done ever has one.
@@ -12,14 +13,40 @@ synced: nothing half-done ever has one.
 import asyncio
 import fcntl
 import os
+import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeVar
 
 from mirror.errors import StorageFailed
 from mirror.names import Digest
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+F = TypeVar("F", bound=Closable)
+
+
+async def opened(work: Callable[[], F | None]) -> F | None:
+    """What `work` opens, in a thread; closed again if its asker is cancelled meanwhile."""
+    opening = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unclaimed)
+        raise
+
+
+def _close_unclaimed(opening: "asyncio.Future[F | None]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        unclaimed = opening.result()
+        if unclaimed is not None:
+            unclaimed.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +55,9 @@ class StoredBlob:
 
     file: BinaryIO
     size_bytes: int
+
+    def close(self) -> None:
+        self.file.close()
 
 
 class FolderInUse(Exception):
@@ -65,7 +95,7 @@ class BlobStore:
 
     async def find(self, digest: Digest) -> StoredBlob | None:
         """Opens the blob. Raises StorageFailed when the disk does not let us look."""
-        return await asyncio.to_thread(self._find, digest)
+        return await opened(lambda: self._find(digest))
 
     async def has(self, digest: Digest) -> bool:
         return await asyncio.to_thread(self.blob_path(digest).is_file)
@@ -90,17 +120,20 @@ class BlobStore:
         _sync_folder(target.parent)
 
     def _open(self) -> None:
-        for folder in ("blobs", "staging"):
-            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        staging = self.path / "staging"
+        for folder in (self.path / "blobs", staging):
+            folder.mkdir(parents=True, exist_ok=True)
         lock = (self.path / "lock").open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            shutil.rmtree(staging)
+            staging.mkdir()
+        except OSError as error:
             lock.close()
-            raise FolderInUse(str(self.path)) from None
+            if isinstance(error, BlockingIOError):
+                raise FolderInUse(str(self.path)) from None
+            raise
         self._lock = lock
-        for leftover in (self.path / "staging").iterdir():
-            shutil.rmtree(leftover)
 
     def _find(self, digest: Digest) -> StoredBlob | None:
         try:
@@ -127,18 +160,18 @@ class BlobStore:
             raise _storage_failed(error) from error
 
     def _write(self, digest: Digest, content: bytes) -> None:
-        staging = self.staging_path(digest)
+        """Writers of one content do not share a file: one may be there when the other commits."""
+        beside = self.path / "staging" / secrets.token_hex(16)
         try:
-            staging.mkdir(parents=True, exist_ok=True)
-            beside = staging / "whole"
-            with beside.open("wb") as file:
+            with beside.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             self.commit(beside, digest)
-            shutil.rmtree(staging)
         except OSError as error:
             raise _storage_failed(error) from error
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _storage_failed(error: OSError) -> StorageFailed:

@@ -29,7 +29,10 @@ class StagedBlob:
 
     def open_reader(self) -> BinaryIO:
         """A file of its own for each reader: duplicates would share their offset."""
-        return (self._folder / "data").open("rb", buffering=0)
+        try:
+            return (self._folder / "data").open("rb", buffering=0)
+        except FileNotFoundError:  # committed a moment ago
+            return self._store.blob_path(self._digest).open("rb", buffering=0)
 
     def write(self, offset: int, data: bytes) -> None:
         view = memoryview(data)

@@ -2,17 +2,37 @@
 neighbours.
 
 Reach grows inwards: public < private network < this host. A redirect may lead outwards or stay at
-the upstream's own reach, never inwards; link-local addresses (cloud metadata) are never reached.
+the upstream's own reach, never inwards; link-local addresses and those of cloud metadata are never
+reached.
 """
 
 import asyncio
+import errno
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
+
+MAX_LOOKUPS = 8
+# All that is given out for the Internet; `is_global` knows only the exceptions it was taught.
+_PUBLIC_IPV6 = IPv6Network("2000::/3")
+# NAT64 (RFC 6052): the last 32 bits are the IPv4 address that is meant.
+_NAT64 = IPv6Network("64:ff9b::/96")
+# Metadata services that are not link-local: AWS and Google over IPv6, Azure, Alibaba, Oracle.
+_METADATA = frozenset(
+    ip_address(each)
+    for each in (
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "168.63.129.16",
+        "100.100.100.200",
+        "192.0.0.192",
+    )
+)
 
 
 class Reach(IntEnum):
@@ -28,66 +48,116 @@ class ForbiddenAddress(OSError):
 
 def reach_of(address: str) -> Reach:
     """Of a literal address. Raises ValueError for anything else."""
-    ip = _unmapped(ip_address(address.partition("%")[0]))
-    if ip.is_link_local or ip.is_multicast or ip.is_unspecified:
+    ip = _meant(ip_address(address.partition("%")[0]))
+    if ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip in _METADATA:
         return Reach.FORBIDDEN
     if ip.is_loopback:
         return Reach.LOOPBACK
-    return Reach.PUBLIC if ip.is_global else Reach.PRIVATE
+    is_public = ip.is_global and (isinstance(ip, IPv4Address) or ip in _PUBLIC_IPV6)
+    return Reach.PUBLIC if is_public else Reach.PRIVATE
 
 
 def literal_reach(host: str) -> Reach | None:
-    """The reach of a host written as an address; None for a name."""
+    """The reach of a host written as an address; None for a name.
+
+    The old spellings (127.1, 0x7f.1, 2130706433) reach a socket without a resolver, or mean an
+    address to it; nobody writes them in good faith. A name never ends in a number (WHATWG URL).
+    """
+    host = host.rstrip(".")
     try:
         return reach_of(host)
     except ValueError:
-        return None
+        last = host.rpartition(".")[2].lower()
+        is_number = last.isdigit() or last.startswith("0x") or ":" in host
+        return Reach.FORBIDDEN if is_number else None
 
 
-def _unmapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """IPv4 inside IPv6 (mapped, 6to4, NAT64-style prefixes are not global) counts as what it is."""
-    if isinstance(ip, IPv6Address):
-        return ip.ipv4_mapped or ip.sixtofour or ip
-    return ip
+def _meant(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """IPv4 inside IPv6 (mapped, 6to4, NAT64) counts as what it is."""
+    if isinstance(ip, IPv4Address):
+        return ip
+    if ip in _NAT64:
+        return IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or ip
+
+
+class Names:
+    """Names to addresses, within a time, and in threads of their own: where no name server answers,
+    those that read the disk stay free.
+    """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._threads = ThreadPoolExecutor(MAX_LOOKUPS, thread_name_prefix="dns")
+
+    async def look_up(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Raises OSError."""
+        ask = partial(
+            socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
+        )
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                found = await loop.run_in_executor(self._threads, ask)
+        except TimeoutError:
+            told = f"no answer from DNS within {self._timeout_seconds:g} s"
+            raise OSError(errno.ETIMEDOUT, told) from None
+        except UnicodeError:
+            raise OSError(errno.EINVAL, "not a name that DNS could know") from None
+        return [_resolved(host, *each) for each in found]
+
+    async def reach_of(self, host: str) -> Reach:
+        """The innermost address that a host has. Raises OSError."""
+        try:
+            return reach_of(host)
+        except ValueError:
+            return max(reach_of(each["host"]) for each in await self.look_up(host))
+
+    def close(self) -> None:
+        """Does not wait for name servers."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class BoundedResolver(AbstractResolver):
-    """Names to addresses within a time, and no further inwards than `limit`.
+    """For connections that may reach no further inwards than `limit`.
 
     The check sits where the connection takes its address from, so that a name which resolves
     differently the second time gains nothing.
     """
 
-    def __init__(self, timeout_seconds: float, limit: Reach | None = None) -> None:
-        self._resolver = ThreadedResolver()
-        self._timeout_seconds = timeout_seconds
+    def __init__(self, names: Names, limit: Reach | None = None) -> None:
+        self._names = names
         self._limit = limit
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                found = await self._resolver.resolve(host, port, family)
-        except TimeoutError:
-            raise OSError(f"no answer from DNS within {self._timeout_seconds:g} s") from None
+        found = await self._names.look_up(host, port, family)
         if self._limit is None:
             return found
         allowed = [each for each in found if reach_of(each["host"]) <= self._limit]
         if not allowed:
-            raise ForbiddenAddress(f"{host} resolves to an address that a redirect may not reach")
+            raise ForbiddenAddress(
+                errno.EACCES, f"{host} resolves to an address that a redirect may not reach"
+            )
         return allowed
 
     async def close(self) -> None:
-        await self._resolver.close()
+        """Nothing: the names are the transport's."""
 
 
-async def reach_of_host(host: str, timeout_seconds: float) -> Reach:
-    """The innermost address that a host name has. Raises OSError."""
-    literal = literal_reach(host)
-    if literal is not None:
-        return literal
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(timeout_seconds):
-        found: list[Any] = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return max(reach_of(each[4][0]) for each in found)
+def _resolved(
+    host: str, family: socket.AddressFamily, _kind: Any, proto: int, _name: Any, address: Any
+) -> ResolveResult:
+    """One line of getaddrinfo's. Link-local IPv6 addresses need their scope."""
+    scope = f"%{address[3]}" if family == socket.AF_INET6 and address[3] else ""
+    return ResolveResult(
+        hostname=host,
+        host=f"{address[0]}{scope}",
+        port=address[1],
+        family=family,
+        proto=proto,
+        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+    )

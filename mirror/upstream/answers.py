@@ -41,6 +41,20 @@ def error_of(
     return UpstreamBroken(upstream, said, answered=status)
 
 
+def login_error_of(
+    upstream: str, host: str, status: int, headers: Mapping[str, str], body: bytes, account: str
+) -> UpstreamError:
+    """What a token server's refusal means. It says nothing about the content that is asked for."""
+    said = f"its token server {host} answered {status}{_quoted_reason(body)}; asked as {account}"
+    match status:
+        case 401 | 403:
+            return UpstreamDenied(upstream, f"{said}. {_login_hint(account)}")
+        case 429:
+            return UpstreamRateLimited(upstream, said, _retry_after(headers))
+        case _:
+            return UpstreamBroken(upstream, said)
+
+
 def most_telling(errors: list[UpstreamError]) -> UpstreamError:
     """Of several endpoints' errors: one that failed leaves open what the others deny."""
     for error in errors:

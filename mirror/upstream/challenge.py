@@ -10,7 +10,9 @@ MAX_CHALLENGE_CHARACTERS = 8192
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rf'({_WORD})\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*)')
-_SCHEME = re.compile(rf"({_WORD})(?=\s|,|$)")
+# Negotiate and its like carry one bare value in place of parameters.
+_TOKEN68 = r"[0-9A-Za-z._~+/-]+=*(?=\s*(?:,|$))"
+_SCHEME = re.compile(rf"({_WORD})(?:\s+{_TOKEN68}|(?=\s|,|$))")
 _SEPARATOR = re.compile(r"[\s,]+")
 
 

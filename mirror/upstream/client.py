@@ -14,13 +14,12 @@ from mirror.errors import (
     DigestInvalid,
     Offline,
     UpstreamBroken,
-    UpstreamDenied,
     UpstreamError,
 )
 from mirror.manifest import ACCEPT_EVERYTHING, MANIFEST_LIMIT_BYTES, bare_type
 from mirror.metrics import Metrics
-from mirror.names import Digest, Reference
-from mirror.upstream.answers import error_of, most_telling
+from mirror.names import Digest, Reference, shown
+from mirror.upstream.answers import error_of, login_error_of, most_telling
 from mirror.upstream.challenge import Challenge, parse_challenges
 from mirror.upstream.definition import Account, Upstream
 from mirror.upstream.ratelimit import RateLimits
@@ -28,10 +27,11 @@ from mirror.upstream.tokens import ANONYMOUS, Logins
 from mirror.upstream.transport import Pool, Transport
 
 LISTING_LIMIT_BYTES = 4 * 1024 * 1024
-TOKEN_LIMIT_BYTES = 1024 * 1024
+TOKEN_LIMIT_BYTES = 64 * 1024
 ERROR_BODY_LIMIT_BYTES = 64 * 1024
 # ECR Public answers 400 to an expired token (aws/containers-roadmap#2835).
 _REFUSES_TOKENS_WITH_400 = frozenset({"public.ecr.aws"})
+_HEAD_REFUSED = frozenset({400, 401, 403, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,9 @@ class UpstreamClient:
         """The size, where the upstream says it. Never a download."""
         try:
             response = await self._ask("HEAD", repository_name, "blob", f"blobs/{digest}")
-        except UpstreamDenied:
+        except UpstreamError as error:
+            if error.answered not in _HEAD_REFUSED:
+                raise
             # ECR Public refuses HEAD on all blobs (distribution#4383): a range of one byte tells
             # too.
             async with self.get_blob(repository_name, digest, 0, 1) as answer:
@@ -225,20 +227,25 @@ class UpstreamClient:
         await self._drain(response)
         return parse_challenges(response.headers.getall("WWW-Authenticate", []))
 
-    async def _ask_realm(self, url: URL, authorization: str | None) -> bytes:
+    async def _ask_realm(self, url: URL, authorization: str | None, account: str) -> bytes:
         headers = {"Authorization": authorization} if authorization else {}
         response = await self.transport.send("GET", url, "token", headers=headers, follow=False)
         if response.status == 200:
             return await self._read(response, "token", TOKEN_LIMIT_BYTES)
         body = await self._drain(response)
-        account = "the configured account" if authorization else ANONYMOUS
-        what = f"a token at {url.host}"
-        raise error_of(self.name, what, response.status, response.headers, body, account)
+        raise login_error_of(
+            self.name, url.host or "", response.status, response.headers, body, account
+        )
 
     async def _read(self, response: aiohttp.ClientResponse, kind: str, limit_bytes: int) -> bytes:
-        """The whole body. Raises UpstreamBroken beyond the limit."""
+        """The whole body. Raises UpstreamBroken beyond the limit, and for a body that is encoded
+        though identity was asked for: nothing is ever decoded here.
+        """
         body = bytearray()
         try:
+            encoding = response.headers.get("Content-Encoding", "identity").lower()
+            if encoding != "identity":
+                raise UpstreamBroken(self.name, f"sent a {kind} encoded as {shown(encoding)}")
             async for chunk in response.content.iter_any():
                 self.received(kind, len(chunk))
                 body += chunk

@@ -13,14 +13,16 @@ def is_allowed_realm(realm: URL, endpoint: URL, extra_hosts: frozenset[str]) -> 
     """Whether a challenge from `endpoint` may send us to `realm` for a token.
 
     The same registrable domain (auth.docker.io for registry-1.docker.io); the very same host and
-    port where there is no such thing (addresses, localhost, single words); a configured host. Never
-    from HTTPS to HTTP, unless that too is configured by being the endpoint's own scheme.
+    port where there is no such thing (addresses, localhost, single words); a configured host, with
+    its port where that is not the scheme's own. Never from HTTPS to HTTP, and never with a login in
+    the URL. Raises ValueError for URLs that are none.
     """
     if realm.scheme not in ("http", "https") or not realm.host or not endpoint.host:
         return False
-    if endpoint.scheme == "https" and realm.scheme != "https":
+    if realm.user is not None or (endpoint.scheme == "https" and realm.scheme != "https"):
         return False
-    if extra_hosts & {realm.host, realm.authority.rpartition("@")[2]}:
+    spellings = {realm.host_port_subcomponent, f"{realm.host_subcomponent}:{realm.port}"}
+    if spellings & {each.lower() for each in extra_hosts}:
         return True
     if (realm.host, realm.port) == (endpoint.host, endpoint.port):
         return True

@@ -4,6 +4,7 @@ Bearer tokens follow the Docker token specification (distribution, "Token Authen
 kept by (realm, service, scope, account) and fetched once for however many wait for them.
 """
 
+import asyncio
 import base64
 import json
 import time
@@ -27,8 +28,8 @@ MOST_EXPIRY_SECONDS = 24 * 3600
 REFRESH_MARGIN_SECONDS = 15
 MAX_REMEMBERED = 4096
 
-# Asks a realm: (url, Authorization or None) → JSON body. Raises UpstreamError.
-AskRealm = Callable[[URL, str | None], Awaitable[bytes]]
+# Asks a realm: (url, Authorization or None, account's name) → JSON body. Raises UpstreamError.
+AskRealm = Callable[[URL, str | None, str], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Logins:
 
         Raises UpstreamDenied where nothing new can be tried, UpstreamError from the realm.
         """
-        challenge = self._choose(endpoint, account, challenges)
+        challenge = await self._choose(endpoint, account, challenges)
         self._challenges[endpoint, remote_name] = challenge
         if challenge.scheme == "bearer":
             self._forget(self._key(challenge, remote_name, account), refused)
@@ -93,34 +94,41 @@ class Logins:
         if header == refused:
             raise UpstreamDenied(
                 self._upstream.name,
-                f"refused the login of {_name_of(account)} for {remote_name}: check its password",
+                f"refuses {_name_of(account)} for {remote_name}: check that credential",
+                answered=401,
             )
         return header
 
     async def aclose(self) -> None:
         await self._flights.aclose()
 
-    def _choose(
+    async def _choose(
         self, endpoint: URL, account: Account | None, challenges: list[Challenge]
     ) -> Challenge:
         for challenge in challenges:
             if challenge.scheme == "bearer":
-                self._check_realm(endpoint, challenge)
+                await self._check_realm(endpoint, challenge)
                 return challenge
         if any(challenge.scheme == "basic" for challenge in challenges):
             if account is not None:
                 return Challenge("basic")
             raise UpstreamDenied(
-                self._upstream.name, "wants a login; set `credentials` in the configuration"
+                self._upstream.name,
+                "wants a login; set `credentials` in the configuration",
+                answered=401,
             )
         raise UpstreamDenied(
-            self._upstream.name, "refused access without saying how to log in (Bearer or Basic)"
+            self._upstream.name,
+            "refused access without saying how to log in (Bearer or Basic)",
+            answered=401,
         )
 
-    def _check_realm(self, endpoint: URL, challenge: Challenge) -> None:
+    async def _check_realm(self, endpoint: URL, challenge: Challenge) -> None:
+        """Raises UpstreamBroken. In a thread, since the list of public suffixes is a file."""
         text = challenge.parameters.get("realm", "")
+        extra_hosts = self._upstream.token_realms
         try:
-            allowed = is_allowed_realm(URL(text), endpoint, self._upstream.token_realms)
+            allowed = await asyncio.to_thread(is_allowed_realm, URL(text), endpoint, extra_hosts)
         except ValueError:
             allowed = False
         if not allowed:
@@ -132,7 +140,7 @@ class Logins:
 
     async def _header(self, challenge: Challenge, remote_name: str, account: Account | None) -> str:
         if challenge.scheme == "basic":
-            return _basic(account) if account else ""
+            return await self._basic(account) if account else ""
         key = self._key(challenge, remote_name, account)
         token = self._tokens.get(key)
         if token is None or token.ends_at <= self._clock():
@@ -158,7 +166,8 @@ class Logins:
     async def _fetch(self, key: _TokenKey, account: Account | None) -> _Token:
         query = {"service": key.service, "scope": key.scope}
         url = key.realm.update_query({name: value for name, value in query.items() if value})
-        body = await self._ask_realm(url, _basic(account) if account else None)
+        authorization = await self._basic(account) if account else None
+        body = await self._ask_realm(url, authorization, key.account)
         token = _parse_token(body, self._clock())
         if token is None:
             raise UpstreamBroken(
@@ -166,6 +175,17 @@ class Logins:
             )
         self._tokens[key] = token
         return token
+
+    async def _basic(self, account: Account) -> str:
+        """Raises UpstreamBroken: a remembered answer may stand in until the file is back."""
+        try:
+            password = await asyncio.to_thread(account.read_password)
+        except (OSError, ValueError):
+            raise UpstreamBroken(
+                self._upstream.name, f"the password file of {account.username} cannot be read"
+            ) from None
+        pair = f"{account.username}:{password}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
 def _parse_token(body: bytes, now: float) -> _Token | None:
@@ -181,13 +201,9 @@ def _parse_token(body: bytes, now: float) -> _Token | None:
         return None
     told = answer.get("expires_in")
     seconds = told if isinstance(told, int | float) else 0
-    expiry_seconds = min(max(seconds, LEAST_EXPIRY_SECONDS), MOST_EXPIRY_SECONDS)
+    # The bounds come first: NaN, which JSON in Python knows, is neither more nor less than them.
+    expiry_seconds = min(MOST_EXPIRY_SECONDS, max(LEAST_EXPIRY_SECONDS, seconds))
     return _Token(value, now + expiry_seconds - REFRESH_MARGIN_SECONDS)
-
-
-def _basic(account: Account) -> str:
-    pair = f"{account.username}:{account.read_password()}"
-    return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
 def _name_of(account: Account | None) -> str:

@@ -20,9 +20,9 @@ from mirror.names import shown
 from mirror.upstream.addresses import (
     BoundedResolver,
     ForbiddenAddress,
+    Names,
     Reach,
     literal_reach,
-    reach_of_host,
 )
 from mirror.upstream.definition import Upstream
 
@@ -48,6 +48,7 @@ class Transport:
     def __init__(self, upstream: Upstream, metrics: Metrics) -> None:
         self._upstream = upstream
         self._metrics = metrics
+        self._names = Names(upstream.connect_timeout_seconds)
         self._sessions: dict[tuple[Pool, Reach | None], aiohttp.ClientSession] = {}
         self._reaches: TTLCache[str, Reach] = TTLCache(64, REACH_TTL_SECONDS)
 
@@ -83,6 +84,7 @@ class Transport:
     async def aclose(self) -> None:
         for session in self._sessions.values():
             await session.close()
+        self._names.close()
 
     async def _hop(
         self,
@@ -128,7 +130,7 @@ class Transport:
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
             error.os_error, ForbiddenAddress
         ):
-            return UpstreamBroken(self._upstream.name, f"{error.os_error}")
+            return UpstreamBroken(self._upstream.name, reason)
         if isinstance(error, aiohttp.ServerConnectionError | aiohttp.ClientOSError | OSError):
             return UpstreamUnreachable(
                 self._upstream.name,
@@ -152,10 +154,10 @@ class Transport:
         return target
 
     async def _limit_of(self, origin: URL, target: URL) -> Reach:
-        """How far inwards a redirect from `origin` may lead. Raises when `target` says it is
-        further.
+        """How far inwards a redirect from `origin` may lead. Raises UpstreamBroken where `target`
+        says that it is further.
         """
-        limit = await self._reach(origin)
+        limit = min(await self._reach(origin), Reach.LOOPBACK)
         literal = literal_reach(target.host or "")
         if literal is not None and literal > limit:
             raise UpstreamBroken(
@@ -168,9 +170,7 @@ class Transport:
         host = origin.host or ""
         if host not in self._reaches:
             try:
-                self._reaches[host] = await reach_of_host(
-                    host, self._upstream.connect_timeout_seconds
-                )
+                self._reaches[host] = await self._names.reach_of(host)
             except OSError as error:
                 raise self.error_of(error, origin) from error
         return self._reaches[host]
@@ -183,7 +183,7 @@ class Transport:
                 connector=aiohttp.TCPConnector(
                     limit=0,
                     limit_per_host=pool.value,
-                    resolver=BoundedResolver(self._upstream.connect_timeout_seconds, limit),
+                    resolver=BoundedResolver(self._names, limit),
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,

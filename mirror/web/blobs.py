@@ -6,11 +6,11 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from mirror.byteranges import ByteRange, resolve
 from mirror.downloads.reader import BlobReader
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, UpstreamUnreachable
 from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.web.replies import content_headers
@@ -41,17 +41,29 @@ async def send_blob(
         "Content-Type": _OCTETS,
     }
     wanted = _range_header(request, digest)
-    if isinstance(content, bytes):
-        size_bytes: int | None = len(content)
-    elif wanted is None:
-        size_bytes = await content.size()
-    else:
-        size_bytes = await content.wait_size()
+    size_bytes = await _size_for(request, content, wanted)
     ranges = resolve(wanted, size_bytes) if size_bytes is not None else []
     sender = _Sender(request, content, metrics)
     if len(ranges) > 1:
         return await sender.send_parts(ranges, size_bytes or 0, headers)
     return await sender.send_one(ranges[0] if ranges else None, size_bytes, headers)
+
+
+async def _size_for(
+    request: web.Request, content: bytes | BlobReader, wanted: str | None
+) -> int | None:
+    """None where only the end will tell, and the answer can begin without."""
+    if isinstance(content, bytes):
+        return len(content)
+    if wanted is None and request.version >= HttpVersion11:
+        return await content.size()
+    try:
+        async with asyncio.timeout(UNKNOWN_SIZE_SECONDS):
+            return await content.wait_size()
+    except TimeoutError:
+        raise UpstreamUnreachable(
+            request[FACTS].upstream, "does not tell this blob's size; the download goes on"
+        ) from None
 
 
 def _range_header(request: web.Request, digest: Digest) -> str | None:
@@ -85,10 +97,11 @@ class _Sender:
             response.enable_chunked_encoding()
         else:
             response.content_length = end - start
-        # Whoever reads to the end from anywhere could complete a wrong blob with it.
-        held = part is None or part.open_ended or part.start == 0
+        if end == start:  # nothing could be held back of it
+            await self._content.readable(start, None, held=True)
         await self._prepare(response)
         async with _cut_short_on_error(self):
+            held = part is None or _completes(part)
             await self._copy(self._content, response, start, end, held=held)
         return response
 
@@ -111,7 +124,8 @@ class _Sender:
                 if isinstance(self._content, bytes):
                     await self._write(response, self._content[part.start : part.end])
                 else:
-                    await self._copy(self._content, response, part.start, part.end, held=False)
+                    held = _completes(part)
+                    await self._copy(self._content, response, part.start, part.end, held=held)
             await self._write(response, tail)
         return response
 
@@ -181,6 +195,13 @@ class _cut_short_on_error:
             return False
         self._sender.cut_short(error)
         return isinstance(error, MirrorError | OSError | TimeoutError)
+
+
+def _completes(part: ByteRange) -> bool:
+    """Whoever reads to the end from anywhere could complete a wrong blob with it. A closed range,
+    as lazy pullers ask for, does not wait: they check what they read.
+    """
+    return part.open_ended or part.start == 0
 
 
 def _part_head(boundary: str, part: ByteRange, size_bytes: int) -> bytes:

@@ -37,8 +37,9 @@ class Registry:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Raises MirrorError."""
         facts = request[FACTS]
-        address = self._directory.parse(request.rel_url.path_safe, request.query.getall("ns", ()))
-        facts.address = address
+        route = self._directory.route(request.rel_url.path_safe, request.query.getall("ns", ()))
+        facts.address = Address(route.kind, route.upstream)  # for what is told of a bad name, too
+        address = facts.address = route.address()
         if request.method not in _READS or address.kind is Kind.UPLOAD:
             raise Unsupported(
                 f"{address.repository or 'this mirror'} is mirrored, not hosted: push to the "
@@ -103,10 +104,9 @@ class Registry:
         repository = _asked_repository(address)
         listing = await self._proxy.listings.tags(repository, _upstream_query(request.query))
         request[FACTS].cache = listing.cache
-        tags = json.loads(listing.body).get("tags") or []
         headers = base_headers(address) | stale_headers(listing.stale_seconds)
         headers |= _link_headers(request, listing.next_query)
-        return json_reply({"name": address.name, "tags": tags}, headers)
+        return json_reply({"name": address.name, "tags": json.loads(listing.body)}, headers)
 
     async def _referrers(self, request: web.Request, address: Address) -> web.StreamResponse:
         repository, digest = _asked(address)

@@ -4,7 +4,7 @@ one log line and counts it.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import structlog
 from aiohttp import web
@@ -21,52 +21,118 @@ MAX_REQUEST_LINE_BYTES = 16 * 1024
 # containers/image writes up to 1,024 ranges into one header.
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024
+# Also the time that a connection has for its first request's headers.
 KEEPALIVE_SECONDS = 75
 CLIENT_CLOSED_REQUEST = 499
+_SOFTWARE = "mirror"
+# For answers that are only being written, after the grace for the others is over.
+CLOSING_SECONDS = 1
 
 _log = structlog.get_logger()
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Refuse = Callable[[web.BaseRequest, str], web.Response]
+
+
+class CannotListen(Exception):
+    """The address is in use, or none of this machine's."""
+
+
+class RequestInvalid(MirrorError):
+    """What was sent is not HTTP as this mirror understands it."""
+
+    status = 400
+    code = "UNSUPPORTED"
+
+
+class ShuttingDown(MirrorError):
+    status = 503
+    code = "UNAVAILABLE"
+
+
+class _Connection(web.RequestHandler):
+    """One client's connection; what is wrong in a request's form is refused in our own words."""
+
+    __slots__ = ("_refuse",)
+
+    def __init__(self, manager: web.Server, refuse: Refuse) -> None:
+        super().__init__(
+            manager,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            max_line_size=MAX_REQUEST_LINE_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+        self._refuse = refuse
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Of requests that were understood, only a client's hang-up comes here."""
+        if isinstance(exc, ConnectionError):
+            raise exc
+        return self._refuse(request, message or "this is not a request")
 
 
 class Server:
-    """Listens once opened. `aclose` takes no new connections and lets running answers end."""
+    """Listens once opened. `aclose` lets running answers end."""
 
     def __init__(self, registry: Registry, status: Status, metrics: Metrics) -> None:
         self._metrics = metrics
         self._status = status
         self._registry = registry
         application = web.Application(client_max_size=MAX_BODY_BYTES)
+        application.on_response_prepare.append(_hide_software)
         status.add_routes(application.router)
-        application.router.add_route("*", "/{path:.*}", self._handle)
-        self._application = application
-        self._runner: web.AppRunner | None = None
-
-    async def open(self, host: str, port: int, grace_seconds: float) -> int:
-        """Returns the port, which the system chooses where 0 is asked for. Raises OSError."""
+        application.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
         self._runner = web.AppRunner(
-            self._application,
-            access_log=None,
-            handle_signals=False,
-            handler_cancellation=True,
-            shutdown_timeout=grace_seconds,
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            max_line_size=MAX_REQUEST_LINE_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
+            application, handler_cancellation=True, shutdown_timeout=CLOSING_SECONDS
         )
+        self._listener: asyncio.Server | None = None
+        self._running: set[asyncio.Task[object]] = set()
+
+    async def open(self, host: str, port: int) -> int:
+        """Returns the port, which the system chooses where 0 is asked for. Raises CannotListen."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host or None, port, backlog=1024)
-        await site.start()
-        bound: int = self._runner.addresses[0][1]
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(
+                self._connection, host or None, port, backlog=1024
+            )
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CannotListen(reason.rpartition(": ")[2]) from error
+        bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
-    async def aclose(self) -> None:
+    async def aclose(self, grace_seconds: float) -> None:
+        """Lets running answers end within the grace, and tells whoever else asks that it ends."""
         self._status.is_draining = True
-        if self._runner is not None:
-            await self._runner.cleanup()
+        running = set(self._running)
+        if running:
+            _, late = await asyncio.wait(running, timeout=grace_seconds)
+            for task in late:
+                task.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        await self._runner.cleanup()
+
+    def _connection(self) -> _Connection:
+        manager = self._runner.server
+        assert manager is not None  # noqa: S101 - nobody listens before `setup`
+        return _Connection(manager, self._refuse)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         facts = request[FACTS] = Facts()
+        # aiohttp gives each request a task of its own, which also writes the answer.
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         try:
             response = await self._answer(request, facts)
             facts.status = response.status
@@ -79,6 +145,8 @@ class Server:
 
     async def _answer(self, request: web.Request, facts: Facts) -> web.StreamResponse:
         try:
+            if self._status.is_draining:
+                raise ShuttingDown("this mirror is shutting down", headers={"Connection": "close"})
             return await self._registry.handle(request)
         except MirrorError as error:
             if isinstance(error, RememberedAbsence):
@@ -92,7 +160,19 @@ class Server:
             facts.error = "internal error"
             return error_reply(MirrorError("the mirror failed; its log says more"), facts.address)
 
-    def _observe(self, request: web.Request, facts: Facts) -> None:
+    def _refuse(self, request: web.BaseRequest, reason: str) -> web.Response:
+        """What the parser says, without the client's bytes, which it shows on further lines."""
+        error = RequestInvalid(f"this is not a request: {reason.splitlines()[0].strip(' :')}")
+        facts = request[FACTS] = Facts()
+        facts.error = error.message
+        response = error_reply(error, facts.address)
+        response.headers["Server"] = _SOFTWARE
+        response.force_close()
+        facts.status = response.status
+        self._observe(request, facts)
+        return response
+
+    def _observe(self, request: web.BaseRequest, facts: Facts) -> None:
         address = facts.address
         kind = address.kind.value
         method = request.method
@@ -115,3 +195,8 @@ class Server:
         if facts.error is not None:
             fields["error"] = facts.error
         _log.info("request", **fields)
+
+
+async def _hide_software(_request: web.Request, response: web.StreamResponse) -> None:
+    """Names and versions of libraries are nobody's business."""
+    response.headers["Server"] = _SOFTWARE

@@ -1,0 +1,87 @@
+"""Blobs for tests of the way that blobs take, and clients that read much without keeping it."""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fakes.client import Ended, raw_open
+from tests.fakes.images import digest_of
+from tests.fakes.registry import FakeRegistry
+from tests.house import House
+
+UPSTREAM = "registry.test"
+APP = "org/app"
+
+
+def some_bytes(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def path_of(digest: str, repository: str = APP) -> str:
+    return f"/v2/{UPSTREAM}/{repository}/blobs/{digest}"
+
+
+def add_layer(registry: FakeRegistry, data: bytes, repository: str = APP) -> str:
+    """The path, at a mirror, of a blob that the upstream now has."""
+    return path_of(registry.add_blob(repository, data), repository)
+
+
+@dataclass
+class Read:
+    """An answer that was hashed and not kept."""
+
+    status: int
+    length: int
+    digest: str
+    ended: Ended
+
+
+async def read_through(url: str, headers: Mapping[str, str] | None = None) -> Read:
+    async with asyncio.timeout(30), raw_open(url, headers) as stream:
+        length, digest = 0, hashlib.sha256()
+        while data := await stream.read():
+            length += len(data)
+            digest.update(data)
+        return Read(stream.status, length, f"sha256:{digest.hexdigest()}", stream.ended)
+
+
+async def read_some(url: str, count: int, headers: Mapping[str, str] | None = None) -> bytes:
+    """The first `count` bytes of an answer; the client then hangs up."""
+    async with asyncio.timeout(20), raw_open(url, headers) as stream:
+        body = b""
+        while len(body) < count and (data := await stream.read(count - len(body))):
+            body += data
+        return body
+
+
+async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for what no counter of a fake tells; for what lies on the disk, or in the metrics."""
+    async with asyncio.timeout(15):
+        while not await check():  # noqa: ASYNC110 - nobody could set an event
+            await asyncio.sleep(0.01)
+
+
+async def until_stored(house: House, data: bytes) -> None:
+    digest = digest_of(data)
+
+    async def check() -> bool:
+        return digest in house.stored_blobs()
+
+    await eventually(check)
+
+
+async def until_idle(house: House) -> None:
+    """Until nothing is on its way in and nobody follows it."""
+
+    async def check() -> bool:
+        active = await house.metric("mirror_downloads_active")
+        return active == 0 == await house.metric("mirror_download_followers")
+
+    await eventually(check)
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -1,0 +1,104 @@
+"""The mirror as a process of its own, in front of fakes, for what only a process shows: signals,
+exit codes, and what stands on stderr.
+"""
+
+import asyncio
+import json
+import os
+import signal
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.fakes.client import RawResponse, raw_get
+from tests.fakes.registry import FakeRegistry
+from tests.layers import eventually
+from tests.real.mirror import IMPORTABLE, SERVE
+
+START_SECONDS = 20
+
+
+@dataclass
+class Process:
+    """A mirror that serves."""
+
+    url: str
+    storage: Path
+    process: asyncio.subprocess.Process
+    stderr: asyncio.StreamReader
+
+    async def get(self, path: str) -> RawResponse:
+        return await raw_get(self.url + path)
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def until_draining(self) -> None:
+        """Until it says that it is about to end."""
+
+        async def is_draining() -> bool:
+            return (await self.get("/readyz")).status == 503
+
+        await eventually(is_draining)
+
+    async def until_closed(self) -> None:
+        """Until it takes no connections any more."""
+
+        async def is_closed() -> bool:
+            try:
+                await self.get("/readyz")
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        await eventually(is_closed)
+
+    async def exit_code(self, seconds: float = 15) -> int:
+        """Once it has ended by itself; whether anybody has read its stderr plays no part."""
+        async with asyncio.timeout(seconds):
+            while (code := self.process.returncode) is None:
+                await asyncio.sleep(0.01)
+        return code
+
+    async def last_lines(self) -> list[dict[str, Any]]:
+        """What it logged since it served; every line must be JSON."""
+        lines = (await self.stderr.read()).decode().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, upstreams: dict[str, FakeRegistry | str], **settings: Any
+) -> AsyncIterator[Process]:
+    """`mirror serve`, on a port that the system chooses; an upstream is a fake or an endpoint."""
+    storage = folder / "data"
+    document = {
+        "listen": "127.0.0.1:0",
+        "storage": {"path": str(storage)},
+        "upstreams": {
+            name: {"endpoints": [each if isinstance(each, str) else each.url]}
+            for name, each in upstreams.items()
+        },
+        **settings,
+    }
+    file = folder / "mirror.yaml"
+    file.write_text(yaml.safe_dump(document))
+    environment = {**os.environ, **IMPORTABLE}
+    process = await asyncio.create_subprocess_exec(
+        *SERVE, "--config", str(file), env=environment, stderr=PIPE
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            line = json.loads(await process.stderr.readline())
+        assert line["event"] == "serving", line
+        yield Process(f"http://127.0.0.1:{line['port']}", storage, process, process.stderr)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()

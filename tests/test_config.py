@@ -1,0 +1,478 @@
+"""Settings from the file and the environment, and what is told of mistakes in them."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from mirror.config import ConfigurationError, Settings, load
+
+WELL_KNOWN = (
+    "docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, public.ecr.aws, mcr.microsoft.com"
+)
+TOP = "default_upstream, listen, log, offline, shutdown_grace, storage, upstreams"
+A_DURATION = "a duration is a number with its unit, like 30s, 5m, 12h or 30d"
+AN_ADDRESS = "an address to listen on is host:port, like 127.0.0.1:5000 or [::]:5000"
+AN_ENDPOINT = "an endpoint is http://host[:port][/path], or the same with https://"
+A_HOST = (
+    "this is not a registry's host as images name it, like quay.io or registry.corp:5000; "
+    "a short name goes under `alias`"
+)
+A_MAPPING = "this must be a mapping, a `key: value` to a line"
+A_LIST = "this must be a list, like [one, two]"
+A_TEXT = "this must be text; quotes make text of what looks like a number or a truth"
+A_PASSWORD = "a credential has either a password or a password_file"  # noqa: S105 - a message
+ENDPOINTS_MISSING = f"this is required; only for {WELL_KNOWN} it is known"
+TOO_MUCH = "more than 20000 values or 20 levels: these are no settings"
+
+
+def read(folder: Path, text: str | bytes, environment: dict[str, str] | None = None) -> Settings:
+    file = folder / "mirror.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else textwrap.dedent(text).encode())
+    return load(file, environment or {})
+
+
+def mistakes(
+    folder: Path, text: str | bytes, environment: dict[str, str] | None = None
+) -> list[str]:
+    with pytest.raises(ConfigurationError) as raised:
+        read(folder, text, environment)
+    return [str(mistake).replace(f"{folder}/", "") for mistake in raised.value.mistakes]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("listn: x", ["mirror.yaml:1: listn: unknown key; did you mean listen?"]),
+        ("colour: x", [f"mirror.yaml:1: colour: unknown key; known here: {TOP}"]),
+        ("\nstorage:\n  pth: x", ["mirror.yaml:3: storage.pth: unknown key; did you mean path?"]),
+        (
+            "upstreams:\n  docker.io:\n    tag_tl: 5m",
+            ['mirror.yaml:3: upstreams["docker.io"].tag_tl: unknown key; did you mean tag_ttl?'],
+        ),
+        (
+            "upstreams: {a.b:5: {endpoints: ['http://x'], tls: {skip_verfy: true}}}",
+            [
+                'mirror.yaml:1: upstreams["a.b:5"].tls.skip_verfy: unknown key; '
+                "did you mean skip_verify?"
+            ],
+        ),
+        (
+            "upstreams:\n  quay.io:\n    credentials:\n      - username: a\n        pasword: b",
+            [
+                f'mirror.yaml:4: upstreams["quay.io"].credentials[0]: {A_PASSWORD}',
+                'mirror.yaml:5: upstreams["quay.io"].credentials[0].pasword: unknown key; '
+                "did you mean password?",
+            ],
+        ),
+    ],
+    ids=["top", "nothing near", "storage", "upstream", "tls", "credential"],
+)
+def test_an_unknown_key_is_a_mistake_that_names_the_nearest_known(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    assert mistakes(tmp_path, text) == expected
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file_then_of_the_environment(
+    tmp_path: Path,
+) -> None:
+    text = """\
+        listen: 5000
+        upstreams:
+          docker.io: {alias: hub, tag_ttl: 5}
+          quay.io:
+            alias: hub
+            credentials: [{password: p, password_file: /nowhere}]
+        default_upstream: ghcr.io
+        offline: perhaps
+        offline: ${UNSET}
+        """
+    environment = {"MIRROR_LOG__LEVEL": "loud", "MIRROR_OFLINE": "true"}
+    assert mistakes(tmp_path, text, environment) == [
+        f"mirror.yaml:1: listen: {AN_ADDRESS}",
+        f'mirror.yaml:3: upstreams["docker.io"].tag_ttl: {A_DURATION}',
+        "mirror.yaml:5: upstreams[\"quay.io\"].alias: 'hub' stands for another upstream already",
+        f'mirror.yaml:6: upstreams["quay.io"].credentials[0]: {A_PASSWORD}',
+        'mirror.yaml:6: upstreams["quay.io"].credentials[0].username: this is required',
+        'mirror.yaml:6: upstreams["quay.io"].credentials[0].password_file: '
+        "there is no file /nowhere",
+        "mirror.yaml:7: default_upstream: 'ghcr.io' is none of the upstreams docker.io, quay.io",
+        "mirror.yaml:9: offline: the environment variable UNSET is not set; "
+        "${UNSET:-…} gives a default",
+        "mirror.yaml:9: offline: this key stands here twice",
+        "MIRROR_LOG__LEVEL: log.level: input should be 'debug', 'info', 'warning' or 'error'",
+        "MIRROR_OFLINE: ofline: no setting has this name; did you mean MIRROR_OFFLINE?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("listen: 5000", "listen", AN_ADDRESS),
+        ("listen: localhost", "listen", AN_ADDRESS),
+        ("listen: '127.0.0.1:70000'", "listen", AN_ADDRESS),
+        ("listen: '::1:5000'", "listen", AN_ADDRESS),
+        ("storage: /data", "storage", A_MAPPING),
+        ("storage:", "storage", A_MAPPING),
+        ("storage: {path: 3}", "storage.path", "this must be a path, as text"),
+        ("storage: {path: ''}", "storage.path", "this must be a path"),
+        ("offline: perhaps", "offline", "this must be true or false"),
+        ("offline: [true]", "offline", "this must be true or false"),
+        ("shutdown_grace: 30", "shutdown_grace", A_DURATION),
+        ("shutdown_grace: 30 parsecs", "shutdown_grace", A_DURATION),
+        ("shutdown_grace: -1s", "shutdown_grace", A_DURATION),
+        ("shutdown_grace: ''", "shutdown_grace", A_DURATION),
+        ("log: {format: xml}", "log.format", "input should be 'json' or 'text'"),
+        ("default_upstream: 3", "default_upstream", A_TEXT),
+        ("upstreams:", "upstreams", A_MAPPING),
+        ("upstreams: [docker.io]", "upstreams", A_MAPPING),
+        ("upstreams: {}", "upstreams", "at least one is needed here"),
+    ],
+)
+def test_wrong_values(tmp_path: Path, text: str, path: str, message: str) -> None:
+    assert mistakes(tmp_path, text) == [f"mirror.yaml:1: {path}: {message}"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "message"),
+    [
+        ("{}", "endpoints", ENDPOINTS_MISSING),
+        ("{endpoints: []}", "endpoints", "at least one is needed here"),
+        ("{endpoints: 'https://a.b'}", "endpoints", A_LIST),
+        ("{endpoints: [a.b]}", "endpoints[0]", AN_ENDPOINT),
+        ("{endpoints: ['https://a.b', 'ftp://a.b']}", "endpoints[1]", AN_ENDPOINT),
+        ("{endpoints: ['https://a.b?x=y']}", "endpoints[0]", AN_ENDPOINT),
+        ("{endpoints: ['https://a.b:99999']}", "endpoints[0]", AN_ENDPOINT),
+        ("{endpoints: ['https://[::1']}", "endpoints[0]", AN_ENDPOINT),
+        ("{endpoints: ['https://']}", "endpoints[0]", AN_ENDPOINT),
+        ("{endpoints: [3]}", "endpoints[0]", A_TEXT),
+        (
+            "{endpoints: ['https://alice:hunter2@a.b']}",
+            "endpoints[0]",
+            "a login has no place in an endpoint; give it under `credentials`",
+        ),
+        (
+            "{endpoints: ['http://x'], alias: A/B}",
+            "alias",
+            "an alias is lower-case letters and digits, with single . _ - between",
+        ),
+        ("{endpoints: ['http://x'], alias: on}", "alias", A_TEXT),
+        (
+            "{endpoints: ['http://x'], path_prefix: A/}",
+            "path_prefix",
+            "a path prefix is the start of a repository name",
+        ),
+        ("{endpoints: ['http://x'], connect_timeout: 0s}", "connect_timeout", "longer than 0s"),
+        ("{endpoints: ['http://x'], tag_ttl: 5 m}", "tag_ttl", A_DURATION),
+        ("{endpoints: ['http://x'], when_gone: cry}", "when_gone", "'forget' or 'serve'"),
+        (
+            "{endpoints: ['http://x'], token_realms: ['https://auth.a.b/token']}",
+            "token_realms[0]",
+            "a token realm is a host, like auth.corp or auth.corp:8443",
+        ),
+        ("{endpoints: ['http://x'], tls: {skip_verify: 7}}", "tls.skip_verify", "true or false"),
+        (
+            "{endpoints: ['http://x'], tls: {ca_file: /nowhere}}",
+            "tls.ca_file",
+            "there is no file /nowhere",
+        ),
+        (
+            f"{{endpoints: ['http://x'], tls: {{ca_file: {__file__}}}}}",
+            "tls.ca_file",
+            f"the file {__file__} holds no certificates in PEM format",
+        ),
+    ],
+)
+def test_wrong_values_of_an_upstream(tmp_path: Path, setting: str, path: str, message: str) -> None:
+    (told,) = mistakes(tmp_path, f"upstreams: {{a.b: {setting}}}")
+    assert told.startswith(f'mirror.yaml:1: upstreams["a.b"].{path}: ')
+    assert told.endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("credential", "expected"),
+    [
+        ("{username: a}", [f": {A_PASSWORD}"]),
+        (f"{{username: a, password: b, password_file: {__file__}}}", [f": {A_PASSWORD}"]),
+        ("{username: a, password_file: /nowhere}", [".password_file: there is no file /nowhere"]),
+        ("{username: a, password_file: /}", [".password_file: there is no file /"]),
+        (
+            "{username: 'a:b', password: c}",
+            [".username: a user name is not empty and has no colon"],
+        ),
+        ("{username: '', password: c}", [".username: a user name is not empty and has no colon"]),
+        ("{username: 1234, password: 56}", [f".username: {A_TEXT}", f".password: {A_TEXT}"]),
+        ("alice", [f": {A_MAPPING}"]),
+    ],
+)
+def test_wrong_credentials(tmp_path: Path, credential: str, expected: list[str]) -> None:
+    told = mistakes(tmp_path, f"upstreams: {{quay.io: {{credentials: [{credential}]}}}}")
+    start = 'mirror.yaml:1: upstreams["quay.io"].credentials[0]'
+    assert len(told) == len(expected)
+    assert all(each.startswith(start + end) for each, end in zip(told, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("upstreams: {quay: {endpoints: ['http://x']}}", f"upstreams.quay: {A_HOST}"),
+        ("upstreams: {'https://a.b': {endpoints: ['http://x']}}", f'["https://a.b"]: {A_HOST}'),
+        (
+            "upstreams: {index.docker.io: {endpoints: ['http://x']}}",
+            'upstreams["index.docker.io"]: images name this registry docker.io; write that',
+        ),
+        (
+            "upstreams: {quay.io: {alias: docker.io}, docker.io: {}}",
+            "upstreams[\"quay.io\"].alias: 'docker.io' stands for another upstream already",
+        ),
+        (
+            "upstreams: {docker.io: {}, quay.io: {alias: index.docker.io}}",
+            "upstreams[\"quay.io\"].alias: 'index.docker.io' stands for another upstream already",
+        ),
+        (
+            "default_upstream: quai.io",
+            "default_upstream: 'quai.io' is none of the upstreams docker.io, gcr.io, ghcr.io, "
+            "mcr.microsoft.com, public.ecr.aws, quay.io, registry.k8s.io",
+        ),
+    ],
+)
+def test_names_that_do_not_go_together(tmp_path: Path, text: str, expected: str) -> None:
+    (told,) = mistakes(tmp_path, text)
+    assert told.startswith("mirror.yaml:1: ")
+    assert told.endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "listen: [",
+            "mirror.yaml:1: this is not YAML: while parsing a flow node, "
+            "expected the node content, but found '<stream end>'",
+        ),
+        (
+            "log:\n\tlevel: info",
+            "mirror.yaml:2: this is not YAML: while scanning for the next token, found character "
+            "'\\t' that cannot start any token; YAML is indented with spaces, not with tabs",
+        ),
+        ("listen: *x", "mirror.yaml:1: this is not YAML: found undefined alias 'x'"),
+        (
+            "listen: :1\n---\nlisten: :2",
+            "mirror.yaml:2: this is not YAML: expected a single document in the stream, "
+            "but found another document",
+        ),
+        ("listen:\n  x\0y", "mirror.yaml:2: the character '\\x00' cannot be here"),
+        (b"listen: \xff", "mirror.yaml: is not UTF-8 text at byte 8"),
+        (b"#" * (1024 * 1024 + 1), "mirror.yaml: is larger than 1048576 bytes"),
+        ("- listen", "mirror.yaml:1: the file must be a mapping of settings, like `listen: …`"),
+        ("listen", "mirror.yaml:1: the file must be a mapping of settings, like `listen: …`"),
+        ("log:\n  ? [a]\n  : b", 'mirror.yaml:2: log["?"]: a key must be plain text'),
+        ("log: {level: info, level: info}", "mirror.yaml:1: log.level: this key stands here twice"),
+        ("log: !log {}", "mirror.yaml:1: log: the tag !log is not understood here"),
+        (
+            "listen: !!python/object:os.system x",
+            "mirror.yaml:1: listen: this value cannot be read: could not determine a constructor "
+            "for the tag 'tag:yaml.org,2002:python/object:os.system'",
+        ),
+        ("listen: 2026-13-01", "mirror.yaml:1: listen: this value cannot be read: month must be"),
+        ("upstreams: {quay.io: {<<: 3}}", '["quay.io"]["<<"]: only a mapping can be merged in'),
+    ],
+    ids=lambda text: text[:20] if isinstance(text, str) and len(text) < 60 else "",
+)
+def test_what_cannot_be_read(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    (told,) = mistakes(tmp_path, text)
+    assert expected in told
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGED_BOMB = "a: &a {x: y}\n" + "\n".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 10)}]}}"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [BOMB, MERGED_BOMB, "a: &a [*a]", "a: &a {<<: *a}", "a: &a {b: *a}", "[" * 600, "{a: " * 600],
+    ids=["bomb", "merged bomb", "recursive", "merges itself", "holds itself", "deep", "deep map"],
+)
+def test_a_file_that_means_more_than_it_says_is_refused(tmp_path: Path, text: str) -> None:
+    assert mistakes(tmp_path, text) == [f"mirror.yaml: {TOO_MUCH}"]
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load(tmp_path / name, {})
+    (told,) = raised.value.mistakes
+    assert str(told).startswith(f"{tmp_path / name}: cannot be read: ")
+    assert str(told).endswith("; --config names the file")
+
+
+@pytest.mark.parametrize("text", [None, "", "# nothing\n", "---\n", "{}", "\ufeff"])
+def test_without_a_word_the_well_known_registries_are_mirrored(
+    tmp_path: Path, text: str | None
+) -> None:
+    settings = load(None, {}) if text is None else read(tmp_path, text)
+    assert list(settings.upstreams) == WELL_KNOWN.split(", ")
+    assert settings.upstreams["docker.io"].endpoints == ("https://registry-1.docker.io",)
+    assert settings.upstreams["quay.io"].endpoints == ("https://quay.io",)
+    assert settings.default == "docker.io"
+    assert settings.listen == ("127.0.0.1", 5000)
+    assert settings.storage.path == Path("mirror-data")
+    assert not settings.offline
+
+
+def test_a_list_of_upstreams_is_closed_and_well_known_ones_need_no_endpoints(
+    tmp_path: Path,
+) -> None:
+    text = "upstreams: {quay.io: , ghcr.io: {tag_ttl: 1h}, a.b: {endpoints: ['http://x:5/y']}}"
+    settings = read(tmp_path, text)
+    assert list(settings.upstreams) == ["quay.io", "ghcr.io", "a.b"]
+    assert settings.upstreams["quay.io"].endpoints == ("https://quay.io",)
+    assert settings.upstreams["ghcr.io"].endpoints == ("https://ghcr.io",)
+    assert settings.upstreams["ghcr.io"].tag_ttl == 3600
+    assert settings.default is None
+
+
+def test_anchors_and_merges_share_settings_between_upstreams(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path,
+        """\
+        upstreams:
+          quay.io: &common {tag_ttl: 1h, stale_for: 1d}
+          ghcr.io: {<<: *common, stale_for: 2d}
+          gcr.io: {<<: [{tag_ttl: 3s}, *common]}
+        """,
+    )
+    ttls = {name: (each.tag_ttl, each.stale_for) for name, each in settings.upstreams.items()}
+    day = 86400
+    assert ttls == {"quay.io": (3600, day), "ghcr.io": (3600, 2 * day), "gcr.io": (3, day)}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "expected"),
+    [
+        ("${LISTEN}", {"LISTEN": "127.0.0.1:1"}, ("127.0.0.1", 1)),
+        ("'${HOST}:${PORT:-2}'", {"HOST": "a"}, ("a", 2)),
+        ("${LISTEN:-127.0.0.1:3}", {}, ("127.0.0.1", 3)),
+        ("${LISTEN:-x}", {"LISTEN": ":4"}, ("", 4)),
+    ],
+)
+def test_variables_in_the_file(
+    tmp_path: Path, text: str, environment: dict[str, str], expected: tuple[str, int]
+) -> None:
+    assert read(tmp_path, f"listen: {text}", environment).listen == expected
+
+
+def test_a_doubled_dollar_is_one(tmp_path: Path) -> None:
+    settings = read(tmp_path, "storage: {path: '/a/$${B}/$c/${D:-}e'}")
+    assert settings.storage.path == Path("/a/${B}/$c/e")
+
+
+@pytest.mark.parametrize("text", ["${a-b}", "${", "${1}", "${A:default}"])
+def test_a_malformed_variable_is_not_taken_for_text(tmp_path: Path, text: str) -> None:
+    assert mistakes(tmp_path, f"storage: {{path: '{text}'}}") == [
+        "mirror.yaml:1: storage.path: a variable is ${NAME} or ${NAME:-default}; $${ stands for ${"
+    ]
+
+
+def test_variables_lie_over_the_file(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path,
+        "listen: ${UNSET}\nupstreams: {a.b: {tag_tl: 5m}}\nlog: {level: debug}",
+        {
+            "MIRROR_LISTEN": "[::1]:6000",
+            "MIRROR_OFFLINE": "true",
+            "MIRROR_UPSTREAMS": '{"quay.io": {"tag_ttl": "1h"}}',
+            "MIRROR_LOG__FORMAT": "text",
+        },
+    )
+    assert settings.listen == ("::1", 6000)
+    assert settings.offline
+    assert list(settings.upstreams) == ["quay.io"]
+    assert (settings.log.format, settings.log.level) == ("text", "debug")
+
+
+@pytest.mark.parametrize("variable", ["MIRROR_STORAGE__PATH", "MIRROR_STORAGE_PATH"])
+def test_one_or_two_underscores_lead_one_level_down(variable: str) -> None:
+    assert load(None, {variable: "/data"}).storage.path == Path("/data")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (
+            {"MIRROR_LISTN": ":1"},
+            "MIRROR_LISTN: listn: no setting has this name; did you mean MIRROR_LISTEN?",
+        ),
+        (
+            {"MIRROR_LOG_LEVL": "info"},
+            "MIRROR_LOG_LEVL: log.levl: no setting has this name; did you mean MIRROR_LOG__LEVEL?",
+        ),
+        (
+            {"MIRROR_STORAGE__SIZE": "1GiB"},
+            "MIRROR_STORAGE__SIZE: storage.size: no setting has this name; "
+            "known here: MIRROR_STORAGE__PATH",
+        ),
+        ({"MIRROR_LISTEN": ""}, f"MIRROR_LISTEN: listen: {AN_ADDRESS}"),
+        ({"MIRROR_LOG": "text"}, f"MIRROR_LOG: log: {A_MAPPING}"),
+        (
+            {"MIRROR_UPSTREAMS": '{"quay.io": '},
+            "MIRROR_UPSTREAMS: upstreams: this begins like JSON, but is none: "
+            "Expecting value: line 1 column 13 (char 12)",
+        ),
+        (
+            {"MIRROR_UPSTREAMS": '{"quay.io": {"tag_tl": "5m"}}'},
+            'MIRROR_UPSTREAMS: upstreams["quay.io"].tag_tl: unknown key; did you mean tag_ttl?',
+        ),
+    ],
+)
+def test_mistakes_in_variables_name_the_variable(
+    environment: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load(None, environment)
+    assert [str(mistake) for mistake in raised.value.mistakes] == [expected]
+
+
+def test_what_kubernetes_puts_into_the_environment_is_not_for_us() -> None:
+    environment = {
+        "MIRROR_CONFIG": "/etc/mirror.yaml",
+        "MIRROR_SERVICE_HOST": "10.0.0.1",
+        "MIRROR_SERVICE_PORT": "5000",
+        "MIRROR_SERVICE_PORT_HTTP": "5000",
+        "MIRROR_PORT": "tcp://10.0.0.1:5000",
+        "MIRROR_PORT_5000_TCP": "tcp://10.0.0.1:5000",
+        "MIRROR_PORT_5000_TCP_ADDR": "10.0.0.1",
+        "MIRROR_METRICS_SERVICE_HOST": "10.0.0.2",
+        "MIRROR_METRICS_PORT_80_TCP_PROTO": "tcp",
+    }
+    assert load(None, environment) == load(None, {})
+
+
+def test_a_secret_is_never_shown(tmp_path: Path) -> None:
+    text = "upstreams: {quay.io: {credentials: [{username: a, password: hunter2}]}}"
+    settings = read(tmp_path, text)
+    assert settings.upstreams["quay.io"].credentials[0].read_password() == "hunter2"
+    assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()}"
+    assert "hunter2" not in settings.model_dump_json()
+    wrong = text.replace("hunter2", "{x: hunter2}")
+    assert not any("hunter2" in told for told in mistakes(tmp_path, wrong))
+
+
+def test_a_password_file_is_read_anew_for_each_login(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("one\n")
+    settings = read(
+        tmp_path,
+        f"upstreams: {{quay.io: {{credentials: [{{username: a, password_file: {secret}}}]}}}}",
+    )
+    credential = settings.upstreams["quay.io"].credentials[0]
+    assert credential.read_password() == "one"
+    secret.write_text("two\r\n")
+    assert credential.read_password() == "two"

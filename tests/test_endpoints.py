@@ -1,0 +1,169 @@
+"""Where an upstream is asked, in which order, and in which words."""
+
+import gzip
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.auth import BearerAuth
+from tests.fakes.faults import Fault, HangUp, Header, NoDigestHeader, Status
+from tests.fakes.images import OCI_MANIFEST
+from tests.fakes.registry import FakeRegistry
+from tests.house import House, mirroring
+
+APP = "org/app"
+TAG = f"/v2/hub.test/{APP}/manifests/latest"
+DATA = bytes(range(256)) * 1000
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[FakeRegistry]:
+    async with FakeRegistry() as second:
+        second.add_image(APP)
+        yield second
+
+
+async def test_a_path_prefix_stands_before_the_repository(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.auth = BearerAuth()
+    image = registry.add_image(f"docker-remote/{APP}")
+    upstream = {"endpoints": [registry.url], "path_prefix": "docker-remote"}
+    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+        answer = await house.get(TAG)
+        assert answer.body == image.manifest
+        assert answer.headers["OCI-Namespace"] == "hub.test"
+        assert (await house.get(f"/v2/hub.test/{APP}/blobs/{image.layers[0]}")).status == 200
+        tags = await house.get(f"/v2/hub.test/{APP}/tags/list")
+        assert b'"name":"hub.test/org/app"' in tags.body
+        assert b'"org/app"' in (await house.get("/v2/_catalog?ns=hub.test")).body
+    asked = [seen for seen in registry.requests if seen.kind != "token"]
+    assert {seen.repository for seen in asked} == {f"docker-remote/{APP}"}
+    scopes = [seen.query["scope"] for seen in registry.requests if seen.kind == "token"]
+    assert scopes == [f"repository:docker-remote/{APP}:pull"]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_an_endpoint_may_have_a_path(
+    registry: FakeRegistry, tmp_path: Path, slash: str
+) -> None:
+    upstream = {"endpoints": [f"{registry.url}/artifactory/api/docker{slash}"]}
+    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+        await house.get(TAG)
+    assert registry.requests[0].target == f"/artifactory/api/docker/v2/{APP}/manifests/latest"
+
+
+async def test_the_second_endpoint_is_not_asked_while_the_first_answers(
+    registry: FakeRegistry, second: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.add_image(APP)
+    upstream = {"endpoints": [registry.url, second.url]}
+    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+        assert (await house.get(TAG)).status == 200
+    assert second.connections_accepted == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Status(404), Status(403), Status(401), Status(429), Status(500), HangUp()],
+    ids=repr,
+)
+async def test_the_second_endpoint_is_asked_where_the_first_fails(
+    registry: FakeRegistry, second: FakeRegistry, tmp_path: Path, fault: Fault
+) -> None:
+    registry.fail(fault)
+    digest = second.add_blob(APP, DATA)
+    upstream = {"endpoints": [registry.url, second.url]}
+    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+        assert (await house.get(f"/v2/hub.test/{APP}/blobs/{digest}")).body == DATA
+        assert (await house.get(TAG)).status == 200
+        await registry.stop()
+        assert (await house.get(f"/v2/hub.test/{APP}/tags/list")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "status"),
+    [(404, 404, 404), (404, 500, 502), (500, 404, 502), (403, 404, 403), (404, 429, 429)],
+)
+async def test_where_all_fail_the_one_that_leaves_it_open_is_told(
+    registry: FakeRegistry,
+    second: FakeRegistry,
+    tmp_path: Path,
+    first: int,
+    then: int,
+    status: int,
+) -> None:
+    registry.fail(Status(first))
+    second.fail(Status(then))
+    upstream = {"endpoints": [registry.url, second.url]}
+    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+        assert (await house.get(TAG)).status == status
+
+
+# --- Encodings ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def house(registry: FakeRegistry, tmp_path: Path) -> AsyncIterator[House]:
+    async with mirroring(tmp_path, {"hub.test": registry}) as house:
+        yield house
+
+
+GZIPPED = {"Content-Encoding": "gzip", "Content-Type": OCI_MANIFEST}
+BOMB = gzip.compress(bytes(50_000_000))
+
+
+async def test_everything_is_asked_for_as_it_is(registry: FakeRegistry, house: House) -> None:
+    registry.auth = BearerAuth()
+    image = registry.add_image(APP)
+    for path in ("manifests/latest", f"blobs/{image.layers[0]}", "tags/list"):
+        assert (await house.get(f"/v2/hub.test/{APP}/{path}")).status == 200
+    kinds = {seen.kind for seen in registry.requests}
+    assert kinds == {"manifest", "blob", "tags", "token"}
+    assert {seen.headers["Accept-Encoding"] for seen in registry.requests} == {"identity"}
+
+
+async def test_a_layer_that_is_labelled_gzip_keeps_its_bytes(
+    registry: FakeRegistry, house: House
+) -> None:
+    """The layer is a gzip file; object stores tell that as its encoding."""
+    layer = gzip.compress(DATA)
+    digest = registry.add_blob(APP, layer)
+    registry.fail(Header("Content-Encoding", "gzip"), kind="blob")
+    answer = await house.get(f"/v2/hub.test/{APP}/blobs/{digest}")
+    assert (answer.status, answer.body) == (200, layer)
+    assert "Content-Encoding" not in answer.headers
+
+
+async def test_a_blob_that_was_encoded_on_the_way_is_not_its_digest(
+    registry: FakeRegistry, house: House
+) -> None:
+    digest = registry.add_blob(APP, bytes(50_000_000))
+    registry.fail(Status(200, GZIPPED, BOMB), kind="blob")
+    answer = await house.get(f"/v2/hub.test/{APP}/blobs/{digest}")
+    assert answer.status == 502 or answer.ended != "complete"
+    assert await house.metric("mirror_upstream_bytes_total", kind="blob") <= 5 * len(BOMB)
+    assert house.stored_blobs() == set()
+
+
+@pytest.mark.parametrize("faults", [[], [NoDigestHeader()]], ids=repr)
+async def test_an_encoded_manifest_is_refused(
+    registry: FakeRegistry, house: House, faults: Sequence[Fault]
+) -> None:
+    image = registry.add_image(APP)
+    registry.fail(*faults, kind="manifest", method="HEAD")
+    for body in (gzip.compress(image.manifest), BOMB):
+        registry.fail(Status(200, GZIPPED, body), kind="manifest", method="GET", times=1)
+        answer = await house.get(TAG)
+        assert answer.status == 502
+        assert b"encoded as 'gzip'" in answer.body
+    assert house.stored_blobs() == set()
+    assert (await house.get(TAG)).body == image.manifest
+
+
+async def test_an_encoded_list_is_refused(registry: FakeRegistry, house: House) -> None:
+    registry.add_image(APP)
+    body = gzip.compress(b'{"name": "org/app", "tags": []}')
+    registry.fail(Status(200, GZIPPED, body), kind="tags")
+    assert (await house.get(f"/v2/hub.test/{APP}/tags/list")).status == 502

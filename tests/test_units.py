@@ -1,0 +1,73 @@
+"""Durations and addresses as people write them."""
+
+import math
+
+import pytest
+
+from mirror.config.units import parse_duration_seconds, parse_listen
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0),
+        ("250ms", 0.25),
+        ("1.5s", 1.5),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("30d", 30 * 86400),
+        (" 5s ", 5),
+        ("1m1ms", 60.001),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert math.isclose(parse_duration_seconds(text), seconds)
+
+
+NO_DURATIONS = [
+    "",
+    "5",
+    "m",
+    "5 m",
+    "-5s",
+    "5s-",
+    "5S",
+    "1,5s",
+    "5y",
+    "٣s",
+    "5s\n5s",
+    "1e3s",
+    ".5s",
+]
+NO_ADDRESSES = ["", ":", "5000", "a", "a:", "a:b", "::1:5000", "[::1]", "[x]:1", "a:65536", "a b:1"]
+
+
+@pytest.mark.parametrize(
+    "value", [*NO_DURATIONS, "5.s", "9" * 400 + "d", 5, 5.0, True, None, ["5s"]], ids=ascii
+)
+def test_what_is_no_duration(value: object) -> None:
+    with pytest.raises(ValueError, match="a duration is a number with its unit"):
+        parse_duration_seconds(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:5000", ("127.0.0.1", 5000)),
+        (":5000", ("", 5000)),
+        ("[::]:5000", ("::", 5000)),
+        ("[fe80::1]:1", ("fe80::1", 1)),
+        ("localhost:0", ("localhost", 0)),
+        ("mirror.corp:65535", ("mirror.corp", 65535)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert parse_listen(text) == address
+
+
+@pytest.mark.parametrize(
+    "value", [*NO_ADDRESSES, "a:٣", "http://a:1", 5000, None, ["a:1"]], ids=ascii
+)
+def test_what_is_no_address(value: object) -> None:
+    with pytest.raises(ValueError, match="an address to listen on is host:port"):
+        parse_listen(value)

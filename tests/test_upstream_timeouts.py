@@ -1,0 +1,149 @@
+"""Upstreams that are slow to connect, to answer or to go on; and room for the quick questions."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.upstream.transport import Pool
+from tests.fakes.auth import BearerAuth
+from tests.fakes.faults import Gate, Stall, Status, Trickle
+from tests.fakes.registry import FakeRegistry
+from tests.house import House, mirroring
+
+APP = "org/app"
+TAG = f"/v2/hub.test/{APP}/manifests/latest"
+DATA = bytes(range(256)) * 80
+IDLE_SECONDS = 0.4
+
+
+def blob(digest: str) -> str:
+    return f"/v2/hub.test/{APP}/blobs/{digest}"
+
+
+def impatient(*endpoints: str, **settings: Any) -> dict[str, Any]:
+    return {
+        "endpoints": list(endpoints),
+        "connect_timeout": "300ms",
+        "idle_timeout": f"{IDLE_SECONDS}s",
+        **settings,
+    }
+
+
+@pytest.fixture
+async def house(registry: FakeRegistry, tmp_path: Path) -> AsyncIterator[House]:
+    registry.add_image(APP)
+    async with mirroring(tmp_path, {"hub.test": impatient(registry.url)}) as house:
+        yield house
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """Where connections are neither taken nor refused: the queue is full."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_an_upstream_that_takes_no_connections(black_hole: str, tmp_path: Path) -> None:
+    async with mirroring(tmp_path, {"hub.test": impatient(black_hole)}) as house:
+        async with asyncio.timeout(5):
+            answer = await house.get(TAG)
+        assert answer.status == 504
+        assert b"no answer in time" in answer.body
+
+
+async def test_the_next_endpoint_is_asked_instead(
+    black_hole: str, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.add_image(APP)
+    described = impatient(black_hole, registry.url)
+    async with mirroring(tmp_path, {"hub.test": described}) as house:
+        assert (await house.get(TAG)).status == 200
+
+
+async def test_an_upstream_whose_answer_does_not_begin(
+    registry: FakeRegistry, house: House
+) -> None:
+    digest = registry.add_blob(APP, DATA)
+    registry.fail(Stall(-1))
+    for path in (TAG, blob(digest), f"/v2/hub.test/{APP}/tags/list"):
+        answer = await house.get(path)
+        assert answer.status == 504
+        assert b"no answer in time" in answer.body
+
+
+async def test_an_upstream_whose_manifest_does_not_go_on(
+    registry: FakeRegistry, house: House
+) -> None:
+    registry.fail(Stall(10), kind="manifest", method="GET")
+    assert (await house.get(TAG)).status == 504
+    registry.heal()
+    assert (await house.get(TAG)).status == 200
+
+
+async def test_a_blob_that_does_not_go_on_is_asked_for_again_from_there(
+    registry: FakeRegistry, house: House
+) -> None:
+    digest = registry.add_blob(APP, DATA)
+    registry.fail(Stall(1000), kind="blob", times=1)
+    assert (await house.get(blob(digest))).body == DATA
+    assert [seen.headers.get("Range") for seen in registry.requests] == [None, "bytes=1000-"]
+
+
+async def test_a_transfer_may_take_longer_than_any_silence(
+    registry: FakeRegistry, house: House
+) -> None:
+    """Longer than both time-outs together, with never a pause as long as one of them."""
+    data = DATA[:12_000]
+    digest = registry.add_blob(APP, data)
+    registry.fail(Trickle(10_000, chunk_bytes=500), kind="blob")
+    started = asyncio.get_running_loop().time()
+    assert (await house.get(blob(digest))).body == data
+    assert asyncio.get_running_loop().time() - started > 2 * IDLE_SECONDS
+    assert registry.count("GET", "blob") == 1
+
+
+async def test_manifests_and_tokens_do_not_wait_behind_blobs(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.auth = BearerAuth()
+    registry.add_image("org/other")
+    many = Pool.BLOBS.value + 4
+    digests = [registry.add_blob(APP, b"%d" % n + DATA) for n in range(many)]
+    gate = Gate(1000)
+    registry.fail(gate, kind="blob", method="GET")
+    async with mirroring(tmp_path, {"hub.test": registry}) as house:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(house.get(blob(digest))) for digest in digests]
+            await registry.until(lambda: sum(s.held for s in registry.requests) >= many - 4)
+            assert (await house.get("/v2/hub.test/org/other/manifests/latest")).status == 200
+            assert (await house.get(f"/v2/hub.test/{APP}/tags/list")).status == 200
+            assert registry.in_flight("blob") == Pool.BLOBS.value
+            gate.open()
+        assert [task.result().body[-len(DATA) :] for task in tasks] == [DATA] * many
+    assert registry.count(kind="token") == 2
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 429, 500, 503])
+async def test_connections_are_used_again_whatever_was_answered(
+    registry: FakeRegistry, house: House, status: int
+) -> None:
+    if status != 200:
+        registry.fail(Status(status, {}, b'{"errors": []}'))
+    for number in range(12):
+        registry.add_image(APP, str(number), [b"%d" % number])
+        answer = await house.get(f"/v2/hub.test/{APP}/manifests/{number}")
+        assert answer.status == {401: 403, 500: 502, 503: 502}.get(status, status)
+    assert registry.count() >= 12
+    assert registry.connections_accepted == 1
