@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ from mirror.web.server import CannotListen
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Each client takes one, and each blob that is read; the 1,024 that most shells allow are few.
+WANTED_DESCRIPTORS = 65_536
 
 app = typer.Typer(
     help="A pull-through caching proxy for container images.",
@@ -47,6 +50,7 @@ ConfigFile = Annotated[
 def serve(config: ConfigFile = None) -> None:
     """Serve on the configured address until SIGTERM or Ctrl-C; then let running transfers end."""
     settings = _settings(config)
+    _allow_descriptors()
     with logging_to_stderr(settings.log.format, settings.log.level):
         try:
             asyncio.run(_serve(settings))
@@ -74,6 +78,14 @@ def version() -> None:
 
 def main() -> None:
     app()
+
+
+def _allow_descriptors() -> None:
+    """As many as wanted, or as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(settings: Settings) -> None:

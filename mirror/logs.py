@@ -1,118 +1,158 @@
-"""Log lines: structured, rendered and written by a thread of their own, so that a slow reader of
-the log never holds up an answer.
+"""Log lines: structured, one event a line, written to stderr by a thread of its own.
+
+Lines are rendered where they arise and gathered for a moment: a thread that is woken for every line
+takes the interpreter away from the event loop each time. A reader of the log that stalls holds up
+no answer; what it does not take in time is dropped and counted.
 """
 
+import json
 import logging
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal
+from typing import Any, Literal
 
+import orjson
 import structlog
 
 # Lines beyond this are dropped and counted: memory is for blobs.
-MAX_WAITING_LINES = 10_000
+MAX_WAITING_LINES = 20_000
+GATHER_SECONDS = 0.1
 # How long, at the end, a reader of the log may take for what is still waiting.
 LAST_LINES_SECONDS = 1
 _STDERR = 2
 
-_log = structlog.get_logger()
+Format = Literal["json", "text"]
 
 
-class _Writer(logging.Handler):
-    """Writes lines to stderr from a thread, past Python's buffers: a thread that is stuck in those
-    would let the process end with an error.
+class LineWriter:
+    """Takes lines from any thread without waiting; writes them in order, past Python's buffers: a
+    thread that is stuck in those would let the process end with an error.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_WAITING_LINES)
+    def __init__(self, render_dropped: "structlog.typing.Processor") -> None:
+        self._render_dropped = render_dropped
+        self._lines: deque[str] = deque()
         self._dropped = 0
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-
-    def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def msg(self, line: str) -> None:
+        if len(self._lines) < MAX_WAITING_LINES:
+            self._lines.append(line)
+        else:
+            self._dropped += 1
+
+    # structlog calls the method that has the level's name.
+    debug = info = warning = error = critical = msg
+
+    def close(self) -> None:
         """Writes what is waiting, as far as somebody reads it."""
-        with suppress(queue.Full):
-            self._waiting.put(None, timeout=LAST_LINES_SECONDS)
+        self._ending.set()
         self._thread.join(LAST_LINES_SECONDS)
+
+    def _write_all(self) -> None:
+        while not self._ending.wait(GATHER_SECONDS):
+            self._write_waiting()
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        if dropped := self._dropped:
+            self._dropped -= dropped
+            event = {"event": f"{dropped} log lines were dropped", "level": "warning"}
+            lines.append(str(self._render_dropped(None, "warning", event)))
+        data = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
+        with suppress(OSError):  # where nobody can read it any more
+            while data:
+                data = data[os.write(_STDERR, data) :]
+
+
+class _StandardLibrary(logging.Handler):
+    """What libraries log, in the same lines."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._waiting.put_nowait(record)
-        except queue.Full:
-            self._dropped += 1
-
-    def _write_all(self) -> None:
-        while (record := self._waiting.get()) is not None:
-            try:
-                self._write(f"{self.format(record)}\n".encode())
-            except Exception:  # a line lost is better than a log that has ended
-                self.handleError(record)
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                _log.warning("log lines were dropped", lines=dropped)
-
-    def _write(self, line: bytes) -> None:
-        """Where nobody can read it any more, it is dropped."""
-        with suppress(OSError):
-            while line:
-                line = line[os.write(_STDERR, line) :]
+            self._writer.msg(self.format(record))
+        except Exception:  # a line lost is better than a request
+            self.handleError(record)
 
 
 @contextmanager
-def logging_to_stderr(log_format: Literal["json", "text"], level: str) -> Iterator[None]:
+def logging_to_stderr(log_format: Format, level: str) -> Iterator[None]:
     """Configures structlog and the standard library's logging while the block runs."""
+    level_number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
     ]
+    renderers = _renderers(log_format)
+    writer = LineWriter(renderers[-1])
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(level_number),
+        logger_factory=lambda *_: writer,
     )
-    writer = _Writer()
-    writer.setFormatter(
+    try:
+        with _standard_library_into(writer, level_number, shared, renderers):
+            yield
+    finally:
+        structlog.reset_defaults()
+        writer.close()
+
+
+@contextmanager
+def _standard_library_into(
+    writer: LineWriter,
+    level_number: int,
+    shared: list[structlog.typing.Processor],
+    renderers: list[structlog.typing.Processor],
+) -> Iterator[None]:
+    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler = _StandardLibrary(writer)
+    handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                *_renderers(log_format),
-            ],
+            foreign_pre_chain=shared, processors=[remove_meta, *renderers]
         )
     )
     root = logging.getLogger()
     level_before = root.level
-    root.setLevel(level.upper())
-    root.addHandler(writer)
+    root.setLevel(level_number)
+    root.addHandler(handler)
     logging.captureWarnings(True)
-    writer.start()
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        root.removeHandler(writer)
+        root.removeHandler(handler)
         root.setLevel(level_before)
-        writer.stop()
-        structlog.reset_defaults()
 
 
-def _renderers(log_format: Literal["json", "text"]) -> list[structlog.typing.Processor]:
+def _renderers(log_format: Format) -> list[structlog.typing.Processor]:
     if log_format == "json":
-        return [structlog.processors.JSONRenderer()]
+        return [structlog.processors.JSONRenderer(_to_json)]
     first = ["timestamp", "level", "event"]
     render = structlog.processors.LogfmtRenderer(key_order=first, bool_as_flag=False)
     return [_escape_unprintable, render]
+
+
+def _to_json(event: dict[str, Any], **_options: object) -> str:
+    """The faster encoder leaves what is not ASCII as it is, line separators and terminal controls
+    included, and gives up on half a character; the slower one escapes all of that.
+    """
+    with suppress(TypeError):
+        line = orjson.dumps(event, default=repr).decode()
+        if line.isascii():
+            return line
+    return json.dumps(event, default=repr)
 
 
 def _escape_unprintable(

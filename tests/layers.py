@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fakes.client import Ended, raw_open
+from tests.fakes.client import Ended, RawResponse, raw_open
+from tests.fakes.faults import Gate
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.house import House
@@ -57,6 +58,21 @@ async def read_some(url: str, count: int, headers: Mapping[str, str] | None = No
         return body
 
 
+async def get_behind_gate(
+    url: str, gate: Gate, headers: Mapping[str, str] | None = None
+) -> RawResponse:
+    """An answer whose body the upstream sends only when the client has the headers.
+
+    A download that fails sooner is begun anew before the client hears of it.
+    """
+    async with asyncio.timeout(20), raw_open(url, headers) as stream:
+        gate.open()
+        body = b""
+        while data := await stream.read():
+            body += data
+        return RawResponse(stream.status, stream.headers, body, stream.ended)
+
+
 async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
     """Waits for what no counter of a fake tells; for what lies on the disk, or in the metrics."""
     async with asyncio.timeout(15):
@@ -75,10 +91,10 @@ async def until_stored(house: House, data: bytes) -> None:
 
 async def until_idle(house: House) -> None:
     """Until nothing is on its way in and nobody follows it."""
+    idle = {b"mirror_downloads_active 0.0", b"mirror_download_followers 0.0"}
 
     async def check() -> bool:
-        active = await house.metric("mirror_downloads_active")
-        return active == 0 == await house.metric("mirror_download_followers")
+        return idle <= set((await house.get("/metrics")).body.splitlines())
 
     await eventually(check)
 

@@ -61,9 +61,9 @@ class Process:
     async def exit_code(self, seconds: float = 15) -> int:
         """Once it has ended by itself; whether anybody has read its stderr plays no part."""
         async with asyncio.timeout(seconds):
-            while (code := self.process.returncode) is None:
+            while self.process.returncode is None:  # noqa: ASYNC110 - it sets no event
                 await asyncio.sleep(0.01)
-        return code
+        return self.process.returncode
 
     async def last_lines(self) -> list[dict[str, Any]]:
         """What it logged since it served; every line must be JSON."""

@@ -186,7 +186,7 @@ TAGS = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", fullmatch=True)
 HOSTS = st.sampled_from(["docker.io", "quay.io", "reg.corp:5000", "localhost:5000"])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(HOSTS, NAMES, TAGS)
 def test_every_valid_name_comes_back(host: str, name: str, tag: str) -> None:
     asked = [

@@ -87,7 +87,7 @@ def test_any_text_gives_ranges_inside_or_none_or_a_refusal(text: str, size: int)
         ("bytes=1-2,", []),
         ("items=0-1", []),
         ("bytes=0x1-2", []),
-        ("bytes=٠-١", []),
+        ("bytes=\u0660-\u0661", []),
         ("bytes=1-2-3", []),
         ("bytes=0-,-10000", []),
     ],

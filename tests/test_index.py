@@ -1,5 +1,6 @@
 """The index: what it remembers, over closing and opening."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -108,7 +109,7 @@ async def test_an_index_of_a_later_version_is_left_alone(path: Path) -> None:
 
 
 async def test_a_file_that_is_no_index_is_a_storage_failure(path: Path) -> None:
-    path.write_bytes(b"this is no database" * 1000)
+    await asyncio.to_thread(path.write_bytes, b"this is no database" * 1000)
     with pytest.raises(StorageFailed, match="index"):
         await Index.open(path)
 

@@ -53,17 +53,17 @@ async def walk(mirror: House, path: str, key: str) -> list[str]:
         ("/v2/org/app/tags/list?ns=quay.io", "org/app"),
     ],
 )
-@pytest.mark.parametrize("page", ["", "n=1", "n=3", "n=100"])
 async def test_all_pages_of_tags_the_way_the_client_came(
-    registry: FakeRegistry, tmp_path: Path, path: str, name: str, page: str
+    registry: FakeRegistry, tmp_path: Path, path: str, name: str
 ) -> None:
     add_tags(registry)
     add_tags(registry, "org/app")
-    path += ("&" if "?" in path else "?") + page
     async with mirroring(
         tmp_path, {"docker.io": registry, "quay.io": endpoint(registry)}
     ) as mirror:
-        assert await walk(mirror, path, "tags") == NAMES
+        for page in ("", "n=1", "n=3", "n=100"):
+            first = path + ("&" if "?" in path else "?") + page
+            assert await walk(mirror, first, "tags") == NAMES
         assert json_of(await mirror.get(path))["name"] == name
         asked = [seen for seen in registry.requests if seen.kind == "tags"]
         assert all("ns" not in seen.query for seen in asked), "ns is for us alone"

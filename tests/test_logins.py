@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from publicsuffixlist import PublicSuffixList
 from yarl import URL
 
 from mirror.errors import MirrorError
@@ -370,6 +372,13 @@ async def test_a_token_server_of_the_same_domain_needs_no_configuration(
     private: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list of public suffixes is read for it: a file, and so not on the event loop."""
+    readers = []
+
+    def read() -> PublicSuffixList:
+        readers.append(threading.current_thread())
+        return PublicSuffixList()
+
+    monkeypatch.setattr(realms, "PublicSuffixList", read)
     realms._suffixes.cache_clear()
     pretend(monkeypatch, {"registry.hub.test": "127.0.0.1", "auth.hub.test": "127.0.0.1"})
     realm = f"http://auth.hub.test:{private.port}/token"
@@ -377,6 +386,8 @@ async def test_a_token_server_of_the_same_domain_needs_no_configuration(
     endpoint = f"http://registry.hub.test:{private.port}"
     async with asking(private, tmp_path, ALICE, endpoints=[endpoint]) as house:
         assert (await house.get(TAG)).status == 200
+    assert threading.main_thread() not in readers
+    assert len(readers) == 1
     assert [seen.headers["Host"] for seen in private.requests if seen.kind == "token"] == [
         f"auth.hub.test:{private.port}"
     ]

@@ -7,18 +7,19 @@ import logging
 import os
 import re
 import signal
-import threading
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import aiohttp
 import pytest
 import structlog
 
 import mirror.logs
 from mirror.logs import logging_to_stderr
+from mirror.web.registry import Registry
 from tests.fakes.client import raw_get, raw_open
 from tests.fakes.faults import Stall
 from tests.fakes.registry import FakeRegistry
@@ -79,14 +80,13 @@ async def test_a_request_is_one_line_that_says_what_was_answered(
     log_format: Format, watch: Watch, tmp_path: Path, registry: FakeRegistry
 ) -> None:
     image = registry.add_image(APP, layers=[DATA])
-    async with watch(log_format) as log:
-        async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
-            await house.get(f"/v2/{APP}/manifests/latest?ns={UPSTREAM}")
-            await house.get(path_of(image.layers[0]))
-            await until_idle(house)
-            await house.head(path_of(image.layers[0]))
-            await house.get("/v2/")
-            await house.get("/v2/elsewhere.test/a/tags/list")
+    async with watch(log_format) as log, mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        await house.get(f"/v2/{APP}/manifests/latest?ns={UPSTREAM}")
+        await house.get(path_of(image.layers[0]))
+        await until_idle(house)
+        await house.head(path_of(image.layers[0]))
+        await house.get("/v2/")
+        await house.get("/v2/elsewhere.test/a/tags/list")
     told = [tuple(str(line[name]) for name in LINE) for line in log.requests]
     size, digest = str(len(image.manifest)), image.layers[0]
     assert told == [
@@ -136,19 +136,32 @@ async def test_nothing_that_is_asked_leaves_its_line_or_its_field(
         assert int(line["status"]) in (400, 404)
 
 
+@pytest.mark.parametrize("log_format", ["json", "text"])
+async def test_a_field_may_hold_anything(log_format: Format, watch: Watch) -> None:
+    wild = '\n\r\t\0\x1b[2J\x85\x9b\u2028\u202e\ud800\\" x=\\'
+    async with watch(log_format) as log:
+        _log.info("one", field=wild, other={"not": object()})
+        logging.getLogger("some.library").info("two %s", wild)
+    assert [line["event"][:3] for line in log.lines] == ["one", "two"]
+    if log_format == "json":
+        assert (log.lines[0]["field"], log.lines[1]["event"]) == (wild, f"two {wild}")
+
+
 async def test_a_client_that_hangs_up_has_a_status(
     watch: Watch, tmp_path: Path, registry: FakeRegistry
 ) -> None:
     registry.fail(Stall(-1), kind="manifest")
     registry.fail(Stall(100_000), kind="blob")
     path = add_layer(registry, DATA)
-    async with watch() as log:
-        async with mirroring(tmp_path, {UPSTREAM: registry}, shutdown_grace="0s") as house:
-            early = await raw_get(f"{house.url}/v2/{UPSTREAM}/{APP}/manifests/x", seconds=0.3)
-            assert early.ended == "stalled"
-            async with raw_open(house.url + path) as stream:
-                await stream.read(1000)
-            await until_requests(house, 2)
+    async with (
+        watch() as log,
+        mirroring(tmp_path, {UPSTREAM: registry}, shutdown_grace="0s") as house,
+    ):
+        early = await raw_get(f"{house.url}/v2/{UPSTREAM}/{APP}/manifests/x", seconds=0.3)
+        assert early.ended == "stalled"
+        async with raw_open(house.url + path) as stream:
+            await stream.read(1000)
+        await until_requests(house, 2)
     first, second = log.requests
     assert (first["status"], first["bytes"]) == (499, 0)
     assert (second["status"], second["cut_short"]) == (200, True)
@@ -176,14 +189,13 @@ async def test_what_is_not_http_is_a_line_without_a_trace(
     log_format: Format, watch: Watch, tmp_path: Path, registry: FakeRegistry
 ) -> None:
     loop = asyncio.get_running_loop()
-    async with watch(log_format) as log:
-        async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
-            port = int(house.url.rpartition(":")[2])
-            for sent in NOISE:
-                transport, wire = await loop.create_connection(Wire, "127.0.0.1", port)
-                transport.write(sent)
-                while await wire.more():
-                    pass
+    async with watch(log_format) as log, mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        port = int(house.url.rpartition(":")[2])
+        for sent in NOISE:
+            transport, wire = await loop.create_connection(Wire, "127.0.0.1", port)
+            transport.write(sent)
+            while await wire.more():
+                pass
     assert len(log.lines) == len(log.requests) == len(NOISE)
     assert not any("exception" in line for line in log.lines)
     assert {int(line["status"]) for line in log.requests} <= {400, 405}
@@ -195,17 +207,29 @@ async def test_a_failure_of_our_own_is_told_with_its_trace_in_one_line(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a mistake\nof ours")
 
-    monkeypatch.setattr("mirror.addressing.Directory.parse", fail)
-    async with watch("text") as log:
-        async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
-            answer = await house.get("/v2/")
+    monkeypatch.setattr(Registry, "handle", fail)
+    async with watch("text") as log, mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        answer = await house.get("/v2/%0A%1B[2J")
     assert answer.status == 500
     assert json.loads(answer.body)["errors"][0]["code"] == "UNKNOWN"
     assert b"mistake" not in answer.body
     failed, request = log.lines
-    assert (failed["level"], failed["path"]) == ("error", "/v2/")
+    assert (failed["level"], failed["path"]) == ("error", r"/v2/\n\x1b[2J")
     assert "ZeroDivisionError: a mistake" in failed["exception"]
     assert (request["status"], request["error"]) == ("500", "internal error")
+
+
+async def test_a_client_that_is_gone_before_its_answer_is_no_failure_of_ours(
+    watch: Watch, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_gone(*_: object) -> None:
+        raise ConnectionResetError("cannot write to a closing transport")
+
+    monkeypatch.setattr(Registry, "handle", be_gone)
+    async with watch() as log, mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        assert (await house.get("/v2/")).ended == "short"
+    (line,) = log.lines
+    assert (line["event"], line["status"]) == ("request", 499)
 
 
 @pytest.mark.parametrize(
@@ -221,11 +245,10 @@ async def test_the_level_is_respected(level: str, told: int, watch: Watch) -> No
 
 
 async def test_what_libraries_warn_of_is_a_line_too(watch: Watch) -> None:
-    async with watch() as log, warnings.catch_warnings():
-        warnings.simplefilter("always")
-        logging.captureWarnings(True)
-        warnings.warn("this is old", stacklevel=1)
-        logging.captureWarnings(False)
+    async with watch() as log:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("this is old", stacklevel=1)
     (line,) = log.lines
     assert (line["level"], "this is old" in line["event"]) == ("warning", True)
 
@@ -235,33 +258,32 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(monkeypatch: pytest.Mon
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     monkeypatch.setattr(mirror.logs, "_STDERR", writing)
     monkeypatch.setattr(mirror.logs, "MAX_WAITING_LINES", 10)
-    events: list[dict[str, Any]] = []
-
-    def read() -> None:
-        with open(reading) as lines:
-            events.extend(json.loads(line) for line in lines)
-
-    reader = threading.Thread(target=read)
-    with logging_to_stderr("json", "info"):
+    seen: list[int] = []
+    dropped = 0
+    with logging_to_stderr("json", "info"), open(reading) as lines:
         for n in range(1000):
             _log.info("line", n=n)
-        reader.start()
-        while not any("lines" in event for event in events):
-            _log.info("line", n=1000)
+        while len(seen) + dropped < 1000:
+            line = json.loads(lines.readline())
+            if line["event"] == "line":
+                seen.append(line["n"])
+            else:
+                dropped += int(line["event"].removesuffix(" log lines were dropped"))
+                assert line["level"] == "warning"
     os.close(writing)
-    reader.join()
-    dropped = sum(event.get("lines", 0) for event in events)
-    assert dropped > 900
-    assert [event["n"] for event in events if "n" in event][:10] == list(range(10))
+    assert dropped > 500
+    assert len(seen) + dropped == 1000
+    assert seen == sorted(seen)
 
 
 async def test_a_reader_that_stalls_delays_neither_an_answer_nor_the_end(
     tmp_path: Path, registry: FakeRegistry
 ) -> None:
+    path = f"/v2/nowhere.test/{'x' * 90}/manifests/latest"
     async with serving(tmp_path, {UPSTREAM: registry}) as mirror:
-        async with asyncio.timeout(30):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(30):
             for _ in range(600):  # lines that are several times what fits into the pipe
-                path = f"/v2/nowhere.test/{'x' * 90}/manifests/latest"
-                assert (await mirror.get(path)).status == 404
+                async with session.get(mirror.url + path) as answer:
+                    assert answer.status == 404
         mirror.send(signal.SIGTERM)
         assert await mirror.exit_code() == 0

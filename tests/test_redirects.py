@@ -93,12 +93,22 @@ async def test_redirected_manifests_are_served_and_get_no_login(
 async def test_a_host_that_was_redirected_to_gets_no_login_by_asking_for_one(
     registry: FakeRegistry, other: FakeRegistry, tmp_path: Path
 ) -> None:
+    """Nor does it change how the mirror logs in at the upstream."""
+    registry.add_blob(APP, DATA)
     other.add_blob(APP, DATA)
-    other.auth = BearerAuth()
     registry.redirect_blobs_to = f"{other.url}/v2/{APP}/blobs"
-    async with logged_in(registry, tmp_path) as house:
-        assert (await house.get(BLOB)).status == 403
-    assert [(seen.kind, seen.authorization) for seen in other.requests] == [("blob", None)]
+    upstream = log_in(registry)
+    registry.auth, other.auth = BearerAuth({"alice": "secret"}), BasicAuth("alice", "secret")
+    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+        for _ in range(2):
+            assert (await house.get(BLOB)).status == 403
+    assert {(seen.kind, seen.authorization) for seen in other.requests} == {("blob", None)}
+    schemes = {
+        (seen.authorization or "none").split()[0]
+        for seen in registry.requests
+        if seen.kind == "blob"
+    }
+    assert schemes == {"none", "Bearer"}
 
 
 async def test_a_relative_redirect_stays_at_the_upstream_with_its_login(

@@ -2,8 +2,6 @@
 
 import asyncio
 import base64
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from mirror.app import upstreams_of
 from mirror.cli import app
 from mirror.config import load
 from mirror.logs import logging_to_stderr
-from tests.fakes.auth import BasicAuth, BearerAuth
+from tests.fakes.auth import Auth, BasicAuth, BearerAuth
 from tests.fakes.client import RawResponse
 from tests.fakes.faults import Fault, Garbage, HangUp, Status
 from tests.fakes.registry import FakeRegistry
@@ -30,16 +28,6 @@ def spellings(registry: FakeRegistry) -> list[str]:
     """How a secret might be seen: the password, as the login has it, and every token."""
     tokens = list(registry.auth.issued) if isinstance(registry.auth, BearerAuth) else []
     return [PASSWORD, base64.b64encode(f"alice:{PASSWORD}".encode()).decode(), *tokens]
-
-
-@pytest.fixture
-def everything_logged(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> Iterator[None]:
-    """What libraries log on the way, too."""
-    caplog.set_level(logging.DEBUG)
-    with logging_to_stderr("json", "debug"):
-        yield
 
 
 async def visit(house: House, digest: str) -> list[RawResponse]:
@@ -71,41 +59,45 @@ FAULTS: list[Fault] = [
 ]
 
 
-@pytest.mark.usefixtures("everything_logged")
-@pytest.mark.parametrize("scheme", ["Bearer", "Basic", "wrong password", "other realm"])
-async def test_no_secret_is_told_to_anybody(
-    registry: FakeRegistry,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    scheme: str,
+AUTHS = {
+    "Bearer": BearerAuth({"alice": PASSWORD}, anonymous=False),
+    "Basic": BasicAuth("alice", PASSWORD),
+    "wrong password": BearerAuth({"alice": "another"}, anonymous=False),
+    "Basic with a wrong password": BasicAuth("alice", "another"),
+    "other realm": BearerAuth(realm="https://evil.test/token"),
+}
+
+
+async def pull_in_every_way(auth: Auth, folder: Path) -> tuple[FakeRegistry, list[RawResponse]]:
+    """Well, and under each fault."""
+    async with FakeRegistry() as registry:
+        registry.auth = auth
+        digest = registry.add_blob(APP, DATA)
+        registry.add_image(APP)
+        upstream = {"endpoints": [registry.url], "credentials": [ALICE], "tag_ttl": "0s"}
+        async with mirroring(folder, {"hub.test": upstream}) as house:
+            answers = await visit(house, digest)
+            for fault in FAULTS:
+                registry.fail(fault)
+                answers += await visit(house, digest)
+                registry.heal()
+    return registry, answers
+
+
+@pytest.mark.parametrize("scheme", AUTHS)
+def test_no_secret_is_told_to_anybody(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], scheme: str
 ) -> None:
-    registry.auth = {
-        "Bearer": BearerAuth({"alice": PASSWORD}, anonymous=False),
-        "Basic": BasicAuth("alice", PASSWORD),
-        "wrong password": BearerAuth({"alice": "another"}, anonymous=False),
-        "other realm": BearerAuth(realm="https://evil.test/token"),
-    }[scheme]
-    digest = registry.add_blob(APP, DATA)
-    registry.add_image(APP)
-    upstream = {"endpoints": [registry.url], "credentials": [ALICE], "tag_ttl": "0s"}
-    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
-        answers = await visit(house, digest)
-        for fault in FAULTS:
-            registry.fail(fault)
-            answers += await visit(house, digest)
-            registry.heal()
-        lines = [caplog.text]
-        while '"cache"' not in "".join(lines):  # they are written every tenth of a second
-            await asyncio.sleep(0.05)
-            lines.append(capsys.readouterr().err)
+    with logging_to_stderr("json", "debug"):
+        registry, answers = asyncio.run(pull_in_every_way(AUTHS[scheme], tmp_path))
     shown = [str((answer.status, answer.headers, answer.body)) for answer in answers]
+    logged = capfd.readouterr()
+    assert "hub.test" in logged.err
     assert any(seen.authorization for seen in registry.requests) is (scheme != "other realm")
     for secret in spellings(registry):
-        assert not any(secret in each for each in [*shown, *lines, *capsys.readouterr()])
+        assert not any(secret in each for each in [*shown, *logged])
 
 
-@pytest.mark.usefixtures("everything_logged")
 async def test_no_secret_is_told_by_the_cache(registry: FakeRegistry, tmp_path: Path) -> None:
     registry.auth = BearerAuth({"alice": PASSWORD}, anonymous=False)
     digest = registry.add_blob(APP, DATA)

@@ -1,12 +1,14 @@
 """`mirror serve` as a process: how it starts, and how it ends."""
 
 import asyncio
+import resource
 import signal
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import pytest
 
+from mirror.cli import WANTED_DESCRIPTORS
 from tests.fakes.client import raw_open
 from tests.fakes.faults import Gate, Stall
 from tests.fakes.registry import FakeRegistry
@@ -31,6 +33,19 @@ async def test_it_starts_without_touching_an_upstream_though_some_are_down(
             assert (await mirror.get("/readyz")).status == 200
             assert (await mirror.get("/v2/")).status == 200
     assert registry.connections_accepted == 0
+
+
+async def test_it_takes_as_many_descriptors_as_it_may_have(
+    tmp_path: Path, registry: FakeRegistry
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with serving(tmp_path, {UPSTREAM: registry}) as mirror:
+            allowed = resource.prlimit(mirror.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert allowed == (min(hard, WANTED_DESCRIPTORS), hard)
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
@@ -81,11 +96,11 @@ async def test_a_stalled_transfer_holds_the_end_up_for_one_grace_only(
 ) -> None:
     registry.fail(Stall(100_000), kind="blob", method="GET")
     path = add_layer(registry, DATA)
-    async with serving(tmp_path, {UPSTREAM: registry}, shutdown_grace="2s") as mirror:
+    async with serving(tmp_path, {UPSTREAM: registry}, shutdown_grace="3s") as mirror:
         async with raw_open(mirror.url + path) as stream:
             await stream.read(1000)
             mirror.send(SIGTERM)
-            assert await mirror.exit_code(seconds=4) == 0
+            assert await mirror.exit_code(seconds=5.5) == 0
             while await stream.read():
                 pass
             assert stream.ended in ("short", "reset")

@@ -51,7 +51,10 @@ class Arrival:
 
     def wrote(self, start: int, end: int) -> None:
         self.present.add(start, end)
-        self.pulse.beat()
+        if self.present.reach(0) == self.size_bytes:
+            self.pulse.beat()
+        else:
+            self.pulse.beat_soon()
 
     def verify(self) -> None:
         self.verified = True

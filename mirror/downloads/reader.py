@@ -5,7 +5,8 @@ from typing import BinaryIO, Protocol, Self
 
 from mirror.downloads.arrival import Arrival
 from mirror.metrics import Metrics
-from mirror.store.filesystem import StoredBlob, opened
+from mirror.store.filesystem import opened
+from mirror.store.handles import StoredBlob
 
 
 class BlobReader(Protocol):
@@ -33,6 +34,7 @@ class StoredReader:
 
     def __init__(self, stored: StoredBlob) -> None:
         self.file = stored.file
+        self._stored = stored
         self._size_bytes = stored.size_bytes
 
     async def size(self) -> int | None:
@@ -45,7 +47,7 @@ class StoredReader:
         return self._size_bytes if end is None else end
 
     async def aclose(self) -> None:
-        await _close(self.file)
+        self._stored.close()
 
 
 class ArrivalReader:

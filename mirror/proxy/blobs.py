@@ -12,7 +12,7 @@ from mirror.names import Digest, Repository
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
 from mirror.proxy.contents import Contents
-from mirror.store.filesystem import StoredBlob
+from mirror.store.handles import StoredBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +58,33 @@ class Blobs:
         descriptor = known or await self._prove(repository, digest)
         found = await self._contents.find(digest)
         if isinstance(found, StoredBlob):
-            found.file.close()
+            found.close()
             return BlobHead(found.size_bytes, Cache.REVALIDATED)
         size_bytes = len(found) if found is not None else descriptor.size_bytes
         return BlobHead(size_bytes, Cache.MISS if found is None else Cache.REVALIDATED)
 
     async def open(self, repository: Repository, digest: Digest) -> BlobReply:
         """Raises MirrorError; a miss once the upstream's answer to the download is in."""
-        proof = await self._require_access(repository, digest)
+        proof = await self._proof_at_hand(repository, digest)
         while True:
             found = await self._find(digest)
+            if proof is None and not _is_fetched_by(repository, found):
+                if isinstance(found, StoredBlob):
+                    found.close()
+                await self._prove(repository, digest)
+                proof = Cache.REVALIDATED
+                continue
+            # From here to where `join` finds or begins an arrival nothing else runs.
             if isinstance(found, StoredBlob):
-                return BlobReply(StoredReader(found), proof)
+                return BlobReply(StoredReader(found), proof or Cache.HIT)
             if isinstance(found, bytes):
-                return BlobReply(found, proof)
+                return BlobReply(found, proof or Cache.HIT)
             try:
                 arrival, joined = await self._downloads.join(repository, digest)
             except UpstreamNotFound:
                 self._absences.note("blob", repository, digest)
                 raise
+            proof = proof or Cache.HIT  # the upstream gives it to this repository
             reader = await ArrivalReader.open(arrival, self._metrics)
             if reader is not None:
                 return BlobReply(reader, Cache.JOINED if joined else Cache.MISS)
@@ -88,19 +96,12 @@ class Blobs:
         if known is None or known.size_bytes != descriptor.size_bytes:
             await self._access.grant(repository, [descriptor])
 
-    async def _require_access(self, repository: Repository, digest: Digest) -> Cache:
-        """What is here goes out only under a repository that holds it; what is not here is fetched
-        under that name, which proves as much.
-        """
+    async def _proof_at_hand(self, repository: Repository, digest: Digest) -> Cache | None:
+        """Whether the repository is known to hold the blob. Raises RememberedAbsence."""
         if await self._access.known(repository, digest) is not None:
             return Cache.HIT
         self._absences.check("blob", repository, digest)
-        arrival = self._downloads.find(digest)
-        is_ours_arriving = arrival is not None and arrival.source == repository
-        if not is_ours_arriving and (arrival or await self._contents.has(digest)):
-            await self._prove(repository, digest)
-            return Cache.REVALIDATED
-        return Cache.HIT
+        return None
 
     async def _prove(self, repository: Repository, digest: Digest) -> Descriptor:
         try:
@@ -110,11 +111,20 @@ class Blobs:
             raise
 
     async def _find(self, digest: Digest) -> bytes | StoredBlob | Arrival | None:
-        """An arrival may land while we look into the store: then we look again."""
+        """An arrival may begin or land while we look into the store: then we look again."""
         while True:
             if (arrival := self._downloads.find(digest)) is not None:
                 return arrival
             landed = self._downloads.landed
             found = await self._contents.find(digest)
-            if found is not None or landed == self._downloads.landed:
+            if found is not None:
                 return found
+            if landed == self._downloads.landed and self._downloads.find(digest) is None:
+                return None
+
+
+def _is_fetched_by(repository: Repository, found: bytes | StoredBlob | Arrival | None) -> bool:
+    """What is not here, or on its way under this name, needs no further proof: that the upstream
+    gives it is one.
+    """
+    return found is None or (isinstance(found, Arrival) and found.source == repository)

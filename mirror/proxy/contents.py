@@ -8,7 +8,8 @@ from mirror.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Manifest
 from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.singleflight import Flights
-from mirror.store.filesystem import BlobStore, StoredBlob
+from mirror.store.filesystem import BlobStore
+from mirror.store.handles import StoredBlob
 from mirror.store.index import Index
 
 HOT_BYTES = 32 * 1024 * 1024
@@ -44,7 +45,7 @@ class Contents:
         stored = await self._store.find(digest)
         if stored is None or stored.size_bytes > HOT_BLOB_BYTES:
             return stored
-        stored.file.close()
+        stored.close()
         return await self._read(digest)
 
     async def read(self, digest: Digest) -> bytes | None:
@@ -54,7 +55,7 @@ class Contents:
         stored = await self._store.find(digest)
         if stored is None:
             return None
-        stored.file.close()
+        stored.close()
         return await self._read(digest) if stored.size_bytes <= MANIFEST_LIMIT_BYTES else None
 
     async def keep(self, manifest: Manifest) -> None:

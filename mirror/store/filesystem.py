@@ -16,20 +16,15 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, TypeVar
 
 from mirror.errors import StorageFailed
 from mirror.names import Digest
+from mirror.store.handles import Handle, Handles, StoredBlob
 
-
-class Closable(Protocol):
-    def close(self) -> None: ...
-
-
-F = TypeVar("F", bound=Closable)
+F = TypeVar("F", BinaryIO, Handle)
 
 
 async def opened(work: Callable[[], F | None]) -> F | None:
@@ -49,17 +44,6 @@ def _close_unclaimed(opening: "asyncio.Future[F | None]") -> None:
             unclaimed.close()
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBlob:
-    """An open blob. The file stays readable whatever becomes of its name; the owner closes it."""
-
-    file: BinaryIO
-    size_bytes: int
-
-    def close(self) -> None:
-        self.file.close()
-
-
 class FolderInUse(Exception):
     """Another process serves from this folder."""
 
@@ -70,6 +54,7 @@ class BlobStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: BinaryIO | None = None
+        self._handles = Handles()
 
     @property
     def index_path(self) -> Path:
@@ -89,13 +74,17 @@ class BlobStore:
         await asyncio.to_thread(self._open)
 
     async def aclose(self) -> None:
+        self._handles.close()
         if self._lock is not None:
             await asyncio.to_thread(self._lock.close)
             self._lock = None
 
     async def find(self, digest: Digest) -> StoredBlob | None:
         """Opens the blob. Raises StorageFailed when the disk does not let us look."""
-        return await opened(lambda: self._find(digest))
+        if (stored := self._handles.take(digest)) is not None:
+            return stored
+        handle = await opened(lambda: self._find(digest))
+        return self._handles.keep(digest, handle) if handle is not None else None
 
     async def has(self, digest: Digest) -> bool:
         return await asyncio.to_thread(self.blob_path(digest).is_file)
@@ -135,14 +124,14 @@ class BlobStore:
             raise
         self._lock = lock
 
-    def _find(self, digest: Digest) -> StoredBlob | None:
+    def _find(self, digest: Digest) -> Handle | None:
         try:
             file = self.blob_path(digest).open("rb", buffering=0)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _storage_failed(error) from error
-        return StoredBlob(file, os.fstat(file.fileno()).st_size)
+        return Handle(file, os.fstat(file.fileno()).st_size)
 
     def _read(self, digest: Digest) -> bytes | None:
         try:

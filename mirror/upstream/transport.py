@@ -122,15 +122,14 @@ class Transport:
         """What a failed exchange means; URLs are told by their host alone, for paths are signed."""
         host = url.host or "?"
         reason = _reason(error)
-        if isinstance(error, ForbiddenAddress | aiohttp.ClientSSLError):
-            hint = "; see `tls` in the configuration" * isinstance(error, aiohttp.ClientSSLError)
-            return UpstreamBroken(
-                self._upstream.name, f"no safe connection to {host}: {reason}{hint}"
-            )
-        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
-            error.os_error, ForbiddenAddress
-        ):
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        if isinstance(cause, ForbiddenAddress):
             return UpstreamBroken(self._upstream.name, reason)
+        if isinstance(error, aiohttp.ClientSSLError):
+            return UpstreamBroken(
+                self._upstream.name,
+                f"no safe connection to {host}: {reason}; see `tls` in the configuration",
+            )
         if isinstance(error, aiohttp.ServerConnectionError | aiohttp.ClientOSError | OSError):
             return UpstreamUnreachable(
                 self._upstream.name,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 
 from aiohttp import web
+from cachetools import LRUCache
 
 from mirror.addressing import Address, Directory, Kind
 from mirror.downloads.reader import BlobReader
@@ -22,24 +23,24 @@ from mirror.web.replies import (
     manifest_headers,
     stale_headers,
 )
-from mirror.web.request import FACTS
+from mirror.web.request import FACTS, Facts
 
 MAX_CATALOG_PAGE = 10_000
+HOT_ADDRESSES = 4096
 _READS = frozenset({"GET", "HEAD"})
 
 
 class Registry:
     def __init__(self, directory: Directory, proxy: Proxy, metrics: Metrics) -> None:
         self._directory = directory
+        self._addresses: LRUCache[str, Address] = LRUCache(HOT_ADDRESSES)
         self._proxy = proxy
         self._metrics = metrics
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Raises MirrorError."""
         facts = request[FACTS]
-        route = self._directory.route(request.rel_url.path_safe, request.query.getall("ns", ()))
-        facts.address = Address(route.kind, route.upstream)  # for what is told of a bad name, too
-        address = facts.address = route.address()
+        address = self._address(request, facts)
         if request.method not in _READS or address.kind is Kind.UPLOAD:
             raise Unsupported(
                 f"{address.repository or 'this mirror'} is mirrored, not hosted: push to the "
@@ -60,6 +61,17 @@ class Registry:
                 return await self._referrers(request, address)
             case _:
                 raise NameInvalid("this is not an endpoint of the registry API")
+
+    def _address(self, request: web.Request, facts: Facts) -> Address:
+        """Raises MirrorError; `facts` then tell the upstream as far as it was understood."""
+        address = self._addresses.get(request.raw_path)
+        if address is None:
+            namespaces = request.query.getall("ns", ())
+            route = self._directory.route(request.rel_url.path_safe, namespaces)
+            facts.address = Address(route.kind, route.upstream)
+            address = self._addresses[request.raw_path] = route.address()
+        facts.address = address
+        return address
 
     async def _manifest(self, request: web.Request, address: Address) -> web.StreamResponse:
         repository, reference = _asked(address)

@@ -4,7 +4,7 @@ one log line and counts it.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
@@ -30,6 +30,7 @@ CLOSING_SECONDS = 1
 
 _log = structlog.get_logger()
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Refuse = Callable[[web.BaseRequest, str], web.Response]
 
 
@@ -85,10 +86,14 @@ class Server:
         self._metrics = metrics
         self._status = status
         self._registry = registry
-        application = web.Application(client_max_size=MAX_BODY_BYTES)
+        application = web.Application(
+            client_max_size=MAX_BODY_BYTES, middlewares=[self._answer_unrouted]
+        )
         application.on_response_prepare.append(_hide_software)
         status.add_routes(application.router)
-        application.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
+        application.router.add_route(
+            "*", r"/{path:[\s\S]*}", self._handle, expect_handler=_invite_no_body
+        )
         self._runner = web.AppRunner(
             application, handler_cancellation=True, shutdown_timeout=CLOSING_SECONDS
         )
@@ -125,6 +130,12 @@ class Server:
         manager = self._runner.server
         assert manager is not None  # noqa: S101 - nobody listens before `setup`
         return _Connection(manager, self._refuse)
+
+    @web.middleware
+    async def _answer_unrouted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What has no path (`OPTIONS *`, CONNECT) is answered like what has."""
+        is_routed = request.match_info.http_exception is None
+        return await (handler if is_routed else self._handle)(request)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         facts = request[FACTS] = Facts()
@@ -195,6 +206,10 @@ class Server:
         if facts.error is not None:
             fields["error"] = facts.error
         _log.info("request", **fields)
+
+
+async def _invite_no_body(_request: web.Request) -> None:
+    """`Expect: 100-continue` is answered by the answer: no request here needs its body."""
 
 
 async def _hide_software(_request: web.Request, response: web.StreamResponse) -> None:

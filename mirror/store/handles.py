@@ -1,0 +1,82 @@
+"""Stored blobs that stay open for a while: a warm one goes out without a hop to a thread.
+
+A file may be shared, since sendfile takes its offset from each call; it is closed when it has
+fallen out of use and its last reader is done.
+"""
+
+from collections import OrderedDict
+from typing import BinaryIO
+
+from mirror.names import Digest
+
+MAX_OPEN_BLOBS = 256
+
+
+class Handle:
+    """One open file and its readers."""
+
+    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
+        self.file = file
+        self.size_bytes = size_bytes
+        self._readers = 0
+        self._closing = False
+
+    def take(self) -> "StoredBlob":
+        self._readers += 1
+        return StoredBlob(self)
+
+    def give_back(self) -> None:
+        self._readers -= 1
+        self._close_if_unused()
+
+    def close(self) -> None:
+        """Now, or once nobody reads it any more."""
+        self._closing = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._closing and not self._readers:
+            self.file.close()
+
+
+class StoredBlob:
+    """A blob, open for one reader, who closes it; readable whatever becomes of its name."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle: Handle | None = handle
+        self.file = handle.file
+        self.size_bytes = handle.size_bytes
+
+    def close(self) -> None:
+        """May be called twice."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.give_back()
+
+
+class Handles:
+    """The most recently used ones."""
+
+    def __init__(self) -> None:
+        self._handles: OrderedDict[Digest, Handle] = OrderedDict()
+
+    def take(self, digest: Digest) -> StoredBlob | None:
+        handle = self._handles.get(digest)
+        if handle is None:
+            return None
+        self._handles.move_to_end(digest)
+        return handle.take()
+
+    def keep(self, digest: Digest, handle: Handle) -> StoredBlob:
+        """Keeps a file that was just opened, unless another one was first."""
+        if digest in self._handles:
+            handle.close()
+        else:
+            self._handles[digest] = handle
+        if len(self._handles) > MAX_OPEN_BLOBS:
+            self._handles.popitem(last=False)[1].close()
+        return self._handles[digest].take()
+
+    def close(self) -> None:
+        while self._handles:
+            self._handles.popitem()[1].close()
