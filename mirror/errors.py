@@ -1,6 +1,7 @@
 """Every error a client can be told, in one tree.
 
     MirrorError
+    ├── RequestInvalid         400  not HTTP as this mirror understands it
     ├── NameInvalid            400  the request does not follow the grammar of names
     ├── DigestInvalid          400
     ├── NameUnknown            404  a registry outside the closed list
@@ -9,6 +10,7 @@
     ├── Unsupported            405  a write to a name that is only mirrored
     ├── RangeUnsatisfiable     416
     ├── StorageFailed          503  this mirror's own disk
+    ├── ShuttingDown           503
     └── UpstreamError               what an upstream said, or did not say
         ├── UpstreamNotFound        404
         ├── UpstreamDenied          403
@@ -35,6 +37,11 @@ class MirrorError(Exception):
         super().__init__(message)
         self.message = message
         self.headers = dict(headers or {})
+
+
+class RequestInvalid(MirrorError):
+    status = 400
+    code = "UNSUPPORTED"
 
 
 class NameInvalid(MirrorError):
@@ -81,6 +88,11 @@ class RangeUnsatisfiable(MirrorError):
 
 
 class StorageFailed(MirrorError):
+    status = 503
+    code = "UNAVAILABLE"
+
+
+class ShuttingDown(MirrorError):
     status = 503
     code = "UNAVAILABLE"
 

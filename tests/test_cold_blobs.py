@@ -1,12 +1,14 @@
 """Blobs that are not here yet: one download for everybody, whatever clients and upstreams do."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from mirror.downloads import transfer
+from mirror.store.staging import StagedBlob
 from mirror.web import blobs
 from tests.fakes.client import raw_get, raw_open, slow_get
 from tests.fakes.faults import (
@@ -315,17 +317,49 @@ async def test_a_size_that_shrinks_on_the_way_is_an_error_and_no_hang(
 
 
 async def test_who_asks_again_at_once_gets_an_untouched_second_download(
-    house: House, registry: FakeRegistry
+    house: House, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the failed one leaves in staging is gone before the next one writes there."""
-    for seed in range(20):
-        data = some_bytes(100_000, seed)
-        path = add_layer(registry, data)
-        gate = Gate(0)
-        registry.fail(gate, WrongByte(7), kind="blob", reference=digest_of(data), times=1)
-        assert (await get_behind_gate(house.url + path, gate)).ended == "short"
-        assert (await house.get(path)).body == data
-        await until_stored(house, data)
+    discard, discarded = StagedBlob.discard, list[StagedBlob]()
+
+    def discard_late(self: StagedBlob) -> None:
+        time.sleep(0.2)
+        discard(self)
+        discarded.append(self)
+
+    async def is_discarded() -> bool:
+        return bool(discarded)
+
+    monkeypatch.setattr(StagedBlob, "discard", discard_late)
+    path, gate, halfway = add_layer(registry, DATA), Gate(0), Gate(len(DATA) // 2)
+    registry.fail(gate, WrongByte(7), kind="blob", times=1)
+    registry.fail(halfway, kind="blob")
+    assert (await get_behind_gate(house.url + path, gate)).ended == "short"
+    async with asyncio.TaskGroup() as clients:
+        second = clients.create_task(house.get(path))
+        await halfway.reached.wait()
+        await eventually(is_discarded)
+        halfway.open()
+    assert (second.result().body, second.result().ended) == (DATA, "complete")
+    await until_stored(house, DATA)
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_what_was_hashed_is_not_written_again(house: House, registry: FakeRegistry) -> None:
+    """An upstream that ignores ranges sends the start a second time, and it may be another."""
+    path, gate = add_layer(registry, DATA), Gate(1_000_000)
+    registry.fail(gate, Cut(1_000_001), kind="blob", times=1)
+    registry.fail(IgnoreRange(), WrongByte(5), kind="blob")
+    async with raw_open(house.url + path) as stream:
+        body = b""
+        while len(body) < len(DATA) and (data := await stream.read()):
+            body += data
+            if len(body) == 1_000_000:
+                gate.open()
+    assert body == DATA
+    await until_idle(house)
+    assert (await house.get(path)).body == DATA
+    assert registry.count() == 2
 
 
 async def test_head_on_a_miss_downloads_nothing(house: House, registry: FakeRegistry) -> None:

@@ -99,8 +99,14 @@ def read_file(text: str, file_name: str, environment: Mapping[str, str]) -> Sour
 
 def _not_yaml(error: yaml.MarkedYAMLError) -> str:
     told = ", ".join(part for part in (error.context, error.problem) if part)
+    told = _QUOTED_TEXT.sub("'…'", told)
     hint = "; YAML is indented with spaces, not with tabs" if "\\t" in told else ""
     return f"this is not YAML: {told}{hint}"
+
+
+_UNREADABLE = "this value cannot be read; text that begins with a sign goes between quotes"
+# Names of YAML's own things stand in angle brackets; other text may be part of a password.
+_QUOTED_TEXT = re.compile(r"'[^'<\\][^']+'")
 
 
 class _TooMuch(Exception):
@@ -145,10 +151,9 @@ class _Reader:
             return self._expanded(node.value, path)
         try:
             return self._plain.construct_object(node)
-        except yaml.MarkedYAMLError as error:
-            return self._wrong(path, f"this value cannot be read: {error.problem}")
-        except ValueError as error:
-            return self._wrong(path, f"this value cannot be read: {error}")
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError):
+            # What the library says of it may quote the value, which may be a password.
+            return self._wrong(path, _UNREADABLE)
 
     def _read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         merged: dict[str, Any] = {}

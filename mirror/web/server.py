@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, RequestInvalid, ShuttingDown
 from mirror.metrics import Cache, Metrics
 from mirror.proxy.absences import RememberedAbsence
 from mirror.web.registry import Registry
@@ -36,18 +36,6 @@ Refuse = Callable[[web.BaseRequest, str], web.Response]
 
 class CannotListen(Exception):
     """The address is in use, or none of this machine's."""
-
-
-class RequestInvalid(MirrorError):
-    """What was sent is not HTTP as this mirror understands it."""
-
-    status = 400
-    code = "UNSUPPORTED"
-
-
-class ShuttingDown(MirrorError):
-    status = 503
-    code = "UNAVAILABLE"
 
 
 class _Connection(web.RequestHandler):
