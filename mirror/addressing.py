@@ -7,9 +7,8 @@ The four ways in which clients name the upstream, in the order in which they cou
     /v2/org/app/…?ns=quay.io    containerd, BuildKit, Docker with the containerd store
     /v2/org/app/…               the default upstream (Docker's registry-mirrors)
 
-An alias works like its host, except where `ns` names another upstream that is known: there it is
-the first part of that upstream's repository, or `docker.io/corp/app` would silently become another
-image. The list of upstreams is closed: a name outside it is refused, never looked up in DNS, never
+An alias works like its host, except where `ns` names another registry: there it is the first part
+of that registry's repository, or `docker.io/corp/app` would silently become another image. The list of upstreams is closed: a name outside it is refused, never looked up in DNS, never
 dialled.
 """
 
@@ -127,11 +126,13 @@ class Directory:
 
     def _upstream_of(self, name: str, namespace: str | None, *, prefixed: bool) -> tuple[str, str]:
         first, _, rest = name.partition("/")
-        asked = self._spelled(namespace) if namespace else None
         upstream = self.hosts.get(first.lower())
-        if upstream is None and (prefixed or asked in (None, self.aliases.get(first))):
-            upstream = self.aliases.get(first)
         if upstream is not None:
+            return upstream, rest
+        upstream = self.aliases.get(first)
+        if upstream is not None and (
+            prefixed or not namespace or self._spelled(namespace) == upstream
+        ):
             return upstream, rest
         if prefixed:
             return self._known(first), rest
@@ -150,7 +151,7 @@ def _split_at_v2(path: str) -> tuple[str, str]:
         path += "/"
     before, marker, rest = path.partition("/v2/")
     if not marker:
-        raise NameInvalid(f"{shown(path)} is not a path of the registry API, which is under /v2/")
+        raise NameUnknown(f"{shown(path)} is not a path of the registry API, which is under /v2/")
     return before.strip("/"), rest
 
 
@@ -180,7 +181,7 @@ def _split_rest(rest: str) -> tuple[Kind, str, str]:
             return Kind.REFERRERS, name, last
         case _:
             pass
-    raise NameInvalid(f"{shown('/v2/' + rest)} is not an endpoint of the registry API")
+    raise NameUnknown(f"{shown('/v2/' + rest)} is not an endpoint of the registry API")
 
 
 def _parse_reference_of(kind: Kind, text: str) -> Reference | None:

@@ -81,6 +81,7 @@ def parse(path: str, *namespaces: str, directory: Directory = DIRECTORY) -> Addr
         ("/v2/corp/app", "reg.corp:5000", "reg.corp:5000/app"),
         ("/v2/corp/app", "docker.io", "docker.io/corp/app"),
         ("/v2/corp/app", "quay.io", "quay.io/corp/app"),
+        ("/v2/corp/app", "corp", "reg.corp:5000/app"),
         ("/v2/docker.io/corp/app", "", "docker.io/corp/app"),
         # the API's own words as names
         ("/v2/quay.io/v2/manifests", "", "quay.io/v2/manifests"),
@@ -154,6 +155,7 @@ def test_requests_without_a_repository(
         ("/nobody/v2/app/manifests/latest", ""),
         ("/evil.example/v2/", ""),
         ("/v2/_catalog", "evil.example"),
+        ("/v2/corp/app/manifests/latest", "evil.example"),
     ],
 )
 def test_an_unknown_registry_is_refused(path: str, namespace: str) -> None:

@@ -82,7 +82,7 @@ async def test_what_no_registry_could_hold(registry: FakeRegistry, tmp_path: Pat
 async def test_paths_outside_the_api(registry: FakeRegistry, tmp_path: Path) -> None:
     async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
         for path in ("/", "/v1/search", "/v2/app/unknown/x", "/v2/app", "/v2/_catalog/x", "/v20/"):
-            assert error_of(await mirror.get(path)) == (400, "NAME_INVALID")
+            assert error_of(await mirror.get(path)) == (404, "NAME_UNKNOWN")
 
 
 @pytest.mark.parametrize(

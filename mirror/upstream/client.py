@@ -123,6 +123,8 @@ class UpstreamClient:
             async with self.get_blob(repository_name, digest, 0, 1) as answer:
                 return answer.size_bytes
         response.release()
+        if bare_type(response.content_type) == "text/html":
+            raise UpstreamBroken(self.name, f"sent a web page in place of blob {digest}")
         return response.content_length
 
     @asynccontextmanager

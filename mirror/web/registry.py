@@ -27,6 +27,7 @@ from mirror.web.request import FACTS, Facts
 
 MAX_CATALOG_PAGE = 10_000
 HOT_ADDRESSES = 4096
+MAX_HOT_PATH_CHARACTERS = 512
 _READS = frozenset({"GET", "HEAD"})
 
 
@@ -69,7 +70,9 @@ class Registry:
             namespaces = request.query.getall("ns", ())
             route = self._directory.route(request.rel_url.path_safe, namespaces)
             facts.address = Address(route.kind, route.upstream)
-            address = self._addresses[request.raw_path] = route.address()
+            address = route.address()
+            if len(request.raw_path) <= MAX_HOT_PATH_CHARACTERS:
+                self._addresses[request.raw_path] = address
         facts.address = address
         return address
 
