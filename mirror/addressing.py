@@ -8,8 +8,8 @@ The four ways in which clients name the upstream, in the order in which they cou
     /v2/org/app/…               the default upstream (Docker's registry-mirrors)
 
 An alias works like its host, except where `ns` names another registry: there it is the first part
-of that registry's repository, or `docker.io/corp/app` would silently become another image. The list of upstreams is closed: a name outside it is refused, never looked up in DNS, never
-dialled.
+of that registry's repository, or `docker.io/corp/app` would silently become another image. The
+list of upstreams is closed: a name outside it is refused, never looked up in DNS, never dialled.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

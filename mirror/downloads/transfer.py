@@ -7,8 +7,8 @@ Three kinds of task, all owned by `Transfer.run`:
 - *pieces* fetch a bounded Range each, where a reader waits far ahead of fill;
 - *hash* follows like any reader, in order.
 
-Each byte is written once: what is there already is dropped when it comes again, since it may have
-been hashed.
+Each byte is written once: what is there already, or is being written, is dropped when it comes
+again, since it may have been hashed.
 """
 
 import asyncio
@@ -29,8 +29,9 @@ PIECE_BYTES = 4 * 1024 * 1024
 MAX_PIECES = 6
 # Fill reads through a shorter stretch that is there already rather than ask anew behind it.
 SKIP_BYTES = 1024 * 1024
-# Tries in a row that brought not one byte, after the upstream had answered once.
-MAX_IDLE_TRIES = 4
+# Tries in a row that brought not one byte, after the upstream had answered once: with the pauses
+# between them this outlasts the restart of a registry.
+MAX_IDLE_TRIES = 7
 # Pieces in a row that failed: from then on everybody waits for fill.
 MAX_FAILED_PIECES = 4
 FIRST_PAUSE_SECONDS = 0.1
@@ -47,7 +48,8 @@ class Transfer:
         self._client = client
         self._threads = threads
         self._metrics = metrics
-        self._claims = Intervals()
+        self._writing = Intervals()
+        self._planned = Intervals()  # by pieces
         self._fill_position = 0
         self._takes_ranges: bool | None = None
         self._pieces = 0
@@ -124,7 +126,7 @@ class Transfer:
         size_bytes = self._arrival.size_bytes
         if size_bytes is None or self._takes_ranges is not True:
             return None
-        end = self._next_covered(start, size_bytes)
+        end = _next_start(start, size_bytes, self._arrival.present, self._planned)
         return end if end < size_bytes else None
 
     def _check_answer(self, answer: BlobAnswer, start: int) -> None:
@@ -154,47 +156,41 @@ class Transfer:
         size_bytes = self._arrival.size_bytes
         if size_bytes is not None and end > size_bytes:
             raise UpstreamBroken(self._client.name, "sent more of a blob than it announced")
-        begin = position
-        while (offset := self._covered(position)) < end:
-            position = self._next_covered(offset, end)
-            self._claims.add(offset, position)
-            try:
-                await self._write(offset, chunk[offset - begin : position - begin])
-            finally:
-                self._claims.remove(offset, position)
+        await self._write_missing(position, chunk)
         self._fill_position = end
         return end
 
-    async def _write(self, start: int, data: bytes) -> None:
-        await self._blocking(self._arrival.staged.write, start, data)
-        self._arrival.wrote(start, start + len(data))
+    async def _write_missing(self, begin: int, chunk: bytes) -> None:
+        """Of a chunk, what is neither there nor being written."""
+        end = begin + len(chunk)
+        position = begin
+        while (offset := _run(position, self._arrival.present, self._writing)) < end:
+            position = _next_start(offset, end, self._arrival.present, self._writing)
+            self._writing.add(offset, position)
+            data = chunk[offset - begin : position - begin]
+            try:
+                await self._blocking(self._arrival.staged.write, offset, data)
+            finally:
+                self._writing.remove(offset, position)
+            self._arrival.wrote(offset, position)
 
     def _may_skip(self, position: int) -> bool:
         """Whether what comes next is there, or being fetched, so far that asking anew is
         cheaper.
         """
-        return bool(self._takes_ranges) and self._covered(position) - position >= SKIP_BYTES
+        return bool(self._takes_ranges) and self._coming(position) - position >= SKIP_BYTES
 
     def _next_missing(self) -> int | None:
         """The first byte that nobody has or fetches; where the size is unknown there always is
         one.
         """
-        position = self._covered(0)
+        position = self._coming(0)
         size_bytes = self._arrival.size_bytes
         return position if size_bytes is None or position < size_bytes else None
 
-    def _covered(self, position: int) -> int:
-        """The end of what is there or claimed by a piece, without a gap, from `position` on."""
-        while True:
-            further = self._claims.reach(self._arrival.present.reach(position))
-            if further == position:
-                return position
-            position = further
-
-    def _next_covered(self, position: int, end: int) -> int:
-        """Where the missing stretch that holds `position` ends, at most at `end`."""
-        starts = (self._arrival.present.next_start(position), self._claims.next_start(position))
-        return min([end, *(start for start in starts if start is not None)])
+    def _coming(self, position: int) -> int:
+        """The end of what is there, or being fetched by a piece, without a gap."""
+        return _run(position, self._arrival.present, self._planned)
 
     def _is_complete(self) -> bool:
         return self._arrival.present.reach(0) == self._arrival.size_bytes
@@ -214,12 +210,12 @@ class Transfer:
             or self._tasks is None
             or not self._may_begin_piece()
             or 0 <= start - self._fill_position < FAR_AHEAD_BYTES
-            or self._covered(start) > start
+            or self._coming(start) > start
         ):
             return
         limit = min(end or size_bytes, start + PIECE_BYTES, size_bytes)
-        stop = self._next_covered(start, limit)
-        self._claims.add(start, stop)
+        stop = _next_start(start, limit, self._arrival.present, self._planned)
+        self._planned.add(start, stop)
         self._pieces += 1
         self._tasks.create_task(self._until_failure(self._fetch_piece(start, stop)))
 
@@ -237,7 +233,7 @@ class Transfer:
             self._failed_pieces += 1
             await _pause(self._failed_pieces)
         finally:
-            self._claims.remove(start, stop)
+            self._planned.remove(start, stop)
             self._pieces -= 1
             self._arrival.pulse.beat()
 
@@ -253,7 +249,7 @@ class Transfer:
                 raise UpstreamBroken(self._client.name, "answered with another part than asked for")
             position = start
             async for chunk in answer.chunks():
-                await self._write(position, chunk[: stop - position])
+                await self._write_missing(position, chunk[: stop - position])
                 position += len(chunk)
                 if position >= stop:
                     return
@@ -277,6 +273,19 @@ class Transfer:
                 self._client.name, f"sent bytes that are not {arrival.digest}; nothing was stored"
             )
         arrival.verify()
+
+
+def _run(position: int, *sets: Intervals) -> int:
+    """The end of what lies in any of the sets, without a gap, from `position` on."""
+    while (further := max(each.reach(position) for each in sets)) > position:
+        position = further
+    return position
+
+
+def _next_start(position: int, end: int, *sets: Intervals) -> int:
+    """Where the gap in all sets that holds `position` ends, at most at `end`."""
+    starts = (each.next_start(position) for each in sets)
+    return min([end, *(start for start in starts if start is not None)])
 
 
 async def _pause(tries: int) -> None:
