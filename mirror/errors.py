@@ -6,10 +6,10 @@
     ├── DigestInvalid          400
     ├── NameUnknown            404  a registry outside the closed list
     ├── ManifestUnknown        404
-    ├── BlobUnknown            404
     ├── Unsupported            405  a write to a name that is only mirrored
     ├── RangeUnsatisfiable     416
     ├── StorageFailed          503  this mirror's own disk
+    ├── TooBusy                503
     ├── ShuttingDown           503
     └── UpstreamError               what an upstream said, or did not say
         ├── UpstreamNotFound        404
@@ -64,11 +64,6 @@ class ManifestUnknown(MirrorError):
     code = "MANIFEST_UNKNOWN"
 
 
-class BlobUnknown(MirrorError):
-    status = 404
-    code = "BLOB_UNKNOWN"
-
-
 class Unsupported(MirrorError):
     status = 405
     code = "UNSUPPORTED"
@@ -88,6 +83,11 @@ class RangeUnsatisfiable(MirrorError):
 
 
 class StorageFailed(MirrorError):
+    status = 503
+    code = "UNAVAILABLE"
+
+
+class TooBusy(MirrorError):
     status = 503
     code = "UNAVAILABLE"
 

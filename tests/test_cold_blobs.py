@@ -290,7 +290,7 @@ async def test_a_range_waits_for_the_digest_where_no_size_is_told(
 async def test_a_range_does_not_wait_for_a_size_for_ever(
     house: House, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blobs, "UNKNOWN_SIZE_SECONDS", 0.1)
+    monkeypatch.setattr(blobs, "ANSWER_SECONDS", 0.1)
     path = add_layer(registry, DATA)
     gate = Gate(1_000_000)
     registry.fail(NoLength(), gate, kind="blob")

@@ -99,7 +99,10 @@ class Arrival:
             await self.pulse.wait()
 
     def open_reader(self) -> BinaryIO | None:
-        """A file for one reader; None when the arrival has just failed. Blocking."""
+        """A file for one reader; None when the arrival has just failed.
+
+        Blocking. Raises OSError.
+        """
         try:
             return self.staged.open_reader()
         except FileNotFoundError:

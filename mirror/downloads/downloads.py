@@ -7,8 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from mirror.downloads.arrival import Arrival
-from mirror.downloads.transfer import Transfer
-from mirror.errors import MirrorError, StorageFailed, UpstreamUnreachable
+from mirror.downloads.transfer import Transfer, in_thread
+from mirror.errors import (
+    MirrorError,
+    ShuttingDown,
+    StorageFailed,
+    TooBusy,
+    UpstreamUnreachable,
+)
 from mirror.manifest import Descriptor
 from mirror.metrics import Metrics
 from mirror.names import Digest, Repository
@@ -16,9 +22,16 @@ from mirror.store.filesystem import BlobStore
 from mirror.store.staging import StagedBlob
 from mirror.upstream.client import UpstreamClient
 
-# containerd gives up on an answer's headers after 30 s; ours come before.
-ANSWER_SECONDS = 20
+# containerd gives up on an answer's headers after 30 s. Ours come before, also where a request
+# waits for two things, one after the other.
+ANSWER_SECONDS = 12.0
+# Each one has connections, buffers and a place in the threads: beyond this, clients come again.
+MAX_ARRIVALS = 1000
+_RETRY_SECONDS = 5
+# For writing and hashing: one more than the cores of a small machine, so that a disk that stalls
+# one download does not stall all. Commits wait for the disk by their nature and have their own.
 _THREADS = 4
+_COMMIT_THREADS = 2
 _BLOB_TYPE = "application/octet-stream"
 
 _log = structlog.get_logger()
@@ -42,6 +55,7 @@ class Downloads:
         self._metrics = metrics
         self._stored = stored
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="arrivals")
+        self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
         self._arrivals: dict[Digest, Arrival] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.landed = 0
@@ -79,9 +93,15 @@ class Downloads:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.to_thread(self._threads.shutdown)
+        for threads in (self._threads, self._commits):
+            await asyncio.to_thread(threads.shutdown)
 
     def _begin(self, repository: Repository, digest: Digest) -> Arrival:
+        if len(self._arrivals) >= MAX_ARRIVALS:
+            raise TooBusy(
+                f"this mirror is downloading {MAX_ARRIVALS} blobs; it takes on no more for now",
+                headers={"Retry-After": str(_RETRY_SECONDS)},
+            )
         arrival = Arrival(digest, repository, StagedBlob(self._store, digest))
         self._arrivals[digest] = arrival
         task = asyncio.get_running_loop().create_task(
@@ -94,10 +114,11 @@ class Downloads:
     async def _bring(self, arrival: Arrival) -> None:
         """The life of one arrival. Its name is free again before anybody hears of a failure."""
         self._metrics.downloads_active.inc()
-        error: MirrorError = StorageFailed("this mirror is shutting down")
+        error: MirrorError = ShuttingDown("this mirror is shutting down")
         try:
             client = self._clients[arrival.source.upstream]
             await Transfer(arrival, client, self._threads, self._metrics).run()
+            await in_thread(self._commits, arrival.staged.commit)
             await self._keep(arrival)
         except MirrorError as failed:
             error = failed
@@ -106,7 +127,7 @@ class Downloads:
             error = StorageFailed(f"this mirror's disk fails: {failed.strerror or failed}")
             _log.error("download failed", digest=str(arrival.digest), error=error.message)
         except Exception:
-            error = StorageFailed("this mirror failed while it downloaded; see its log")
+            error = MirrorError("this mirror failed while it downloaded; its log says more")
             _log.exception("download failed", digest=str(arrival.digest))
         finally:
             await self._end(arrival, error)

@@ -5,7 +5,7 @@ from typing import BinaryIO, Protocol, Self
 
 from mirror.downloads.arrival import Arrival
 from mirror.metrics import Metrics
-from mirror.store.filesystem import opened
+from mirror.store.filesystem import opened, storage_failed
 from mirror.store.handles import StoredBlob
 
 
@@ -62,8 +62,16 @@ class ArrivalReader:
     @classmethod
     async def open(cls, arrival: Arrival, metrics: Metrics) -> Self | None:
         """None when the arrival has just failed."""
-        file = await opened(arrival.open_reader)
-        return cls(arrival, file, metrics) if file is not None else None
+        try:
+            file = await opened(arrival.open_reader)
+        except OSError as error:
+            raise storage_failed(error) from error
+        if file is None:
+            return None
+        if arrival.error is not None:  # what was opened may be its successor's
+            file.close()
+            return None
+        return cls(arrival, file, metrics)
 
     async def size(self) -> int | None:
         return self._arrival.size_bytes

@@ -18,9 +18,11 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from mirror.downloads.arrival import Arrival
+from mirror.downloads.coverage import Coverage
+from mirror.downloads.writer import Writer
 from mirror.errors import UpstreamBroken, UpstreamError, UpstreamFailing
-from mirror.intervals import Intervals
 from mirror.metrics import Metrics
+from mirror.store.staging import HASH_STEP_BYTES
 from mirror.upstream.client import BlobAnswer, UpstreamClient
 
 # A reader this far ahead of every connection gets one of its own.
@@ -35,7 +37,6 @@ MAX_IDLE_TRIES = 7
 # Pieces in a row that failed: from then on everybody waits for fill.
 MAX_FAILED_PIECES = 4
 FIRST_PAUSE_SECONDS = 0.1
-_HASH_STEP_BYTES = 4 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -48,85 +49,79 @@ class Transfer:
         self._client = client
         self._threads = threads
         self._metrics = metrics
-        self._writing = Intervals()
-        self._planned = Intervals()  # by pieces
-        self._fill_position = 0
+        self._coverage = Coverage(arrival.present)
+        # What fill has read but not written yet: from the first to the second position.
+        self._fill_written = self._fill_read = 0
         self._takes_ranges: bool | None = None
         self._pieces = 0
         self._failed_pieces = 0
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks = asyncio.TaskGroup()
+        self._takes_wishes = True
         arrival.wanted = self._wanted
 
     async def run(self) -> None:
-        """Until the blob is verified and in the store. Raises MirrorError, OSError."""
-        await self._blocking(self._arrival.staged.create)
+        """Until the blob is verified; it lies in staging. Raises MirrorError, OSError."""
+        await in_thread(self._threads, self._arrival.staged.create)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+            async with self._tasks as tasks:
                 tasks.create_task(self._until_failure(self._fill()))
                 tasks.create_task(self._until_failure(self._hash()))
         except BaseExceptionGroup as failed:
             raise _first(failed) from None
-        await self._blocking(self._arrival.staged.commit)
 
     async def _until_failure(self, work: Coroutine[Any, Any, None]) -> None:
         """After a failure no piece may begin: the group is about to close."""
         try:
             await work
         except BaseException:
-            self._tasks = None
-            raise
-
-    async def _blocking(self, work: Callable[..., T], *arguments: Any) -> T:
-        """In a thread, and over before this returns, also when cancelled: files get closed next."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
+            self._takes_wishes = False
             raise
 
     # --- fill -----------------------------------------------------------------------------------
 
     async def _fill(self) -> None:
+        arrival, coverage = self._arrival, self._coverage
         idle_tries = 0
-        while (start := self._next_missing()) is not None:
-            before = self._arrived_bytes()
+        while (start := coverage.first_missing(arrival.size_bytes)) is not None:
+            before = coverage.present_bytes()
             try:
                 await self._fetch_from(start)
             except UpstreamFailing:
-                if not self._arrival.announced:
+                if not arrival.announced:
                     raise
-                idle_tries = 0 if self._arrived_bytes() > before else idle_tries + 1
+                idle_tries = 0 if coverage.present_bytes() > before else idle_tries + 1
                 if idle_tries >= MAX_IDLE_TRIES:
                     raise
                 await _pause(idle_tries)
-            while self._next_missing() is None and not self._is_complete():
-                await self._arrival.pulse.wait()
+            while coverage.first_missing(arrival.size_bytes) is None and not self._is_complete():
+                await arrival.pulse.wait()
 
     async def _fetch_from(self, start: int) -> None:
         arrival = self._arrival
-        source = arrival.source.name
-        self._fill_position = start
+        self._fill_written = self._fill_read = start
         stop = self._gap_end(start)
-        async with self._client.get_blob(source, arrival.digest, start, stop) as answer:
+        async with self._client.get_blob(
+            arrival.source.name, arrival.digest, start, stop
+        ) as answer:
             self._check_answer(answer, start)
             arrival.announce(answer.size_bytes)
-            position = answer.start
-            async for chunk in answer.chunks():
-                position = await self._take(position, chunk)
-                if self._may_skip(position):
-                    return
-        self._check_end(position, stop)
+            async with Writer(answer.start, self._write_missing, self._tasks) as writer:
+                async for chunk in answer.chunks():
+                    self._check_room(writer.position + len(chunk))
+                    await writer.put(chunk)
+                    self._fill_written, self._fill_read = writer.written, writer.position
+                    if self._may_skip(writer.position):
+                        return
+        self._check_end(writer.position, stop)
         if arrival.size_bytes is None:
-            arrival.end_at(position)
+            arrival.end_at(writer.position)
 
     def _gap_end(self, start: int) -> int | None:
         """Where fill's next answer may end, since somebody has or fetches what follows."""
         size_bytes = self._arrival.size_bytes
         if size_bytes is None or self._takes_ranges is not True:
             return None
-        end = _next_start(start, size_bytes, self._arrival.present, self._planned)
+        end = self._coverage.next_coming(start, size_bytes)
         return end if end < size_bytes else None
 
     def _check_answer(self, answer: BlobAnswer, start: int) -> None:
@@ -135,6 +130,12 @@ class Transfer:
             self._takes_ranges = answer.is_partial
         if answer.start not in (0, start) or not self._may_be_size(answer.size_bytes):
             raise UpstreamBroken(self._client.name, "answered with another part than asked for")
+
+    def _check_room(self, end: int) -> None:
+        """Raises UpstreamBroken for a body that goes on behind the blob's end."""
+        size_bytes = self._arrival.size_bytes
+        if size_bytes is not None and end > size_bytes:
+            raise UpstreamBroken(self._client.name, "sent more of a blob than it announced")
 
     def _check_end(self, position: int, stop: int | None) -> None:
         """Raises UpstreamBroken where a body that ended well ended too early."""
@@ -150,53 +151,30 @@ class Transfer:
             return told in (None, known)
         return told >= self._arrival.present.reach(0)
 
-    async def _take(self, position: int, chunk: bytes) -> int:
-        """Writes what of the chunk is missing; returns the position behind it."""
-        end = position + len(chunk)
-        size_bytes = self._arrival.size_bytes
-        if size_bytes is not None and end > size_bytes:
-            raise UpstreamBroken(self._client.name, "sent more of a blob than it announced")
-        await self._write_missing(position, chunk)
-        self._fill_position = end
-        return end
-
-    async def _write_missing(self, begin: int, chunk: bytes) -> None:
-        """Of a chunk, what is neither there nor being written."""
-        end = begin + len(chunk)
-        position = begin
-        while (offset := _run(position, self._arrival.present, self._writing)) < end:
-            position = _next_start(offset, end, self._arrival.present, self._writing)
-            self._writing.add(offset, position)
-            data = chunk[offset - begin : position - begin]
-            try:
-                await self._blocking(self._arrival.staged.write, offset, data)
-            finally:
-                self._writing.remove(offset, position)
-            self._arrival.wrote(offset, position)
-
     def _may_skip(self, position: int) -> bool:
-        """Whether what comes next is there, or being fetched, so far that asking anew is
-        cheaper.
+        """Whether so much of what follows is there, or being fetched, that asking anew behind it
+        is cheaper.
         """
-        return bool(self._takes_ranges) and self._coming(position) - position >= SKIP_BYTES
-
-    def _next_missing(self) -> int | None:
-        """The first byte that nobody has or fetches; where the size is unknown there always is
-        one.
-        """
-        position = self._coming(0)
-        size_bytes = self._arrival.size_bytes
-        return position if size_bytes is None or position < size_bytes else None
-
-    def _coming(self, position: int) -> int:
-        """The end of what is there, or being fetched by a piece, without a gap."""
-        return _run(position, self._arrival.present, self._planned)
+        return bool(self._takes_ranges) and self._coverage.coming(position) - position >= SKIP_BYTES
 
     def _is_complete(self) -> bool:
         return self._arrival.present.reach(0) == self._arrival.size_bytes
 
-    def _arrived_bytes(self) -> int:
-        return sum(end - start for start, end in self._arrival.present)
+    async def _write_missing(self, begin: int, chunks: list[bytes]) -> None:
+        """Of chunks that follow one another, what is neither there nor being written."""
+        end = begin + sum(map(len, chunks))
+        position = begin
+        while (gap := self._coverage.gap(position, end)) is not None:
+            start, position = gap
+            data = chunks
+            if gap != (begin, end):
+                data = [b"".join(chunks)[start - begin : position - begin]]
+            self._coverage.writing.add(start, position)
+            try:
+                await in_thread(self._threads, self._arrival.staged.write, start, data)
+            finally:
+                self._coverage.writing.remove(start, position)
+            self._arrival.wrote(start, position)
 
     # --- pieces ---------------------------------------------------------------------------------
 
@@ -207,22 +185,22 @@ class Transfer:
         size_bytes = self._arrival.size_bytes
         if (
             size_bytes is None
-            or self._tasks is None
             or not self._may_begin_piece()
-            or 0 <= start - self._fill_position < FAR_AHEAD_BYTES
-            or self._coming(start) > start
+            or self._fill_written <= start < self._fill_read + FAR_AHEAD_BYTES
+            or self._coverage.coming(start) > start
         ):
             return
         limit = min(end or size_bytes, start + PIECE_BYTES, size_bytes)
-        stop = _next_start(start, limit, self._arrival.present, self._planned)
-        self._planned.add(start, stop)
+        stop = self._coverage.next_coming(start, limit)
+        self._coverage.planned.add(start, stop)
         self._pieces += 1
         self._tasks.create_task(self._until_failure(self._fetch_piece(start, stop)))
 
     def _may_begin_piece(self) -> bool:
         """The first one alone finds out whether the upstream takes ranges."""
         at_most = {None: 1, True: MAX_PIECES, False: 0}[self._takes_ranges]
-        return self._pieces < at_most and self._failed_pieces < MAX_FAILED_PIECES
+        may_fail = self._failed_pieces < MAX_FAILED_PIECES
+        return self._takes_wishes and self._pieces < at_most and may_fail
 
     async def _fetch_piece(self, start: int, stop: int) -> None:
         """A piece that fails costs nothing: fill comes by, or, after a pause, the next piece."""
@@ -233,26 +211,26 @@ class Transfer:
             self._failed_pieces += 1
             await _pause(self._failed_pieces)
         finally:
-            self._planned.remove(start, stop)
+            self._coverage.planned.remove(start, stop)
             self._pieces -= 1
             self._arrival.pulse.beat()
 
     async def _fetch_range(self, start: int, stop: int) -> None:
         arrival = self._arrival
-        source = arrival.source.name
-        async with self._client.get_blob(source, arrival.digest, start, stop) as answer:
+        async with self._client.get_blob(
+            arrival.source.name, arrival.digest, start, stop
+        ) as answer:
             self._takes_ranges = answer.is_partial
             arrival.pulse.beat()
             if not answer.is_partial:
                 return
             if answer.start != start or not self._may_be_size(answer.size_bytes):
                 raise UpstreamBroken(self._client.name, "answered with another part than asked for")
-            position = start
-            async for chunk in answer.chunks():
-                await self._write_missing(position, chunk[: stop - position])
-                position += len(chunk)
-                if position >= stop:
-                    return
+            async with Writer(start, self._write_missing, self._tasks) as writer:
+                async for chunk in answer.chunks():
+                    await writer.put(chunk[: stop - writer.position])
+                    if writer.position >= stop:
+                        return
         raise UpstreamBroken(self._client.name, "ended a part of a blob before its end")
 
     # --- hash -----------------------------------------------------------------------------------
@@ -261,11 +239,11 @@ class Transfer:
         arrival = self._arrival
         position = 0
         while position != arrival.size_bytes:
-            reach = min(arrival.present.reach(position), position + _HASH_STEP_BYTES)
+            reach = min(arrival.present.reach(position), position + HASH_STEP_BYTES)
             if reach == position:
                 await arrival.pulse.wait()
                 continue
-            await self._blocking(arrival.staged.hash, position, reach)
+            await in_thread(self._threads, arrival.staged.hash, position, reach)
             position = reach
         if not arrival.staged.is_right():
             self._metrics.digest_mismatch(self._client.name)
@@ -275,17 +253,14 @@ class Transfer:
         arrival.verify()
 
 
-def _run(position: int, *sets: Intervals) -> int:
-    """The end of what lies in any of the sets, without a gap, from `position` on."""
-    while (further := max(each.reach(position) for each in sets)) > position:
-        position = further
-    return position
-
-
-def _next_start(position: int, end: int, *sets: Intervals) -> int:
-    """Where the gap in all sets that holds `position` ends, at most at `end`."""
-    starts = (each.next_start(position) for each in sets)
-    return min([end, *(start for start in starts if start is not None)])
+async def in_thread(threads: Executor, work: Callable[..., T], *arguments: Any) -> T:
+    """Over before this returns, also when cancelled: files get closed next."""
+    future = asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise
 
 
 async def _pause(tries: int) -> None:

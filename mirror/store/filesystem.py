@@ -87,7 +87,7 @@ class BlobStore:
         return self._handles.keep(digest, handle) if handle is not None else None
 
     async def has(self, digest: Digest) -> bool:
-        return await asyncio.to_thread(self.blob_path(digest).is_file)
+        return await asyncio.to_thread(self._has, digest)
 
     async def read(self, digest: Digest) -> bytes | None:
         """The whole of a blob that is known to be small."""
@@ -124,13 +124,19 @@ class BlobStore:
             raise
         self._lock = lock
 
+    def _has(self, digest: Digest) -> bool:
+        try:
+            return self.blob_path(digest).is_file()
+        except OSError as error:
+            raise storage_failed(error) from error
+
     def _find(self, digest: Digest) -> Handle | None:
         try:
             file = self.blob_path(digest).open("rb", buffering=0)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _storage_failed(error) from error
+            raise storage_failed(error) from error
         return Handle(file, os.fstat(file.fileno()).st_size)
 
     def _read(self, digest: Digest) -> bytes | None:
@@ -139,14 +145,14 @@ class BlobStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _storage_failed(error) from error
+            raise storage_failed(error) from error
 
     def _check_writable(self) -> None:
         try:
             with TemporaryFile(dir=self.path / "staging") as file:
                 file.write(b"ready?")
         except OSError as error:
-            raise _storage_failed(error) from error
+            raise storage_failed(error) from error
 
     def _write(self, digest: Digest, content: bytes) -> None:
         """Writers of one content do not share a file: one may be there when the other commits."""
@@ -158,12 +164,13 @@ class BlobStore:
                 os.fsync(file.fileno())
             self.commit(beside, digest)
         except OSError as error:
-            raise _storage_failed(error) from error
+            raise storage_failed(error) from error
         finally:
             beside.unlink(missing_ok=True)
 
 
-def _storage_failed(error: OSError) -> StorageFailed:
+def storage_failed(error: OSError) -> StorageFailed:
+    """What a client is told of a disk that fails."""
     return StorageFailed(f"this mirror's disk fails: {error.strerror}; its operator should look")
 
 

@@ -3,12 +3,18 @@
 import hashlib
 import os
 import shutil
+import threading
 from typing import BinaryIO
 
 from mirror.names import Digest
 from mirror.store.filesystem import BlobStore
 
-_HASH_STEP_BYTES = 4 * 1024 * 1024
+# What is hashed in one go: large, so that the hash seldom has to wait for the interpreter.
+HASH_STEP_BYTES = 4 * 1024 * 1024
+# Linux writes at most 1,024 buffers in one call (IOV_MAX).
+_MAX_BUFFERS = 512
+
+_thread = threading.local()
 
 
 class StagedBlob:
@@ -19,7 +25,6 @@ class StagedBlob:
         self._folder = store.staging_path(digest)
         self._digest = digest
         self._hash = hashlib.new(digest.algorithm)
-        self._hash_buffer = bytearray(_HASH_STEP_BYTES)
         self._descriptor = -1
 
     def create(self) -> None:
@@ -34,7 +39,18 @@ class StagedBlob:
         except FileNotFoundError:  # committed a moment ago
             return self._store.blob_path(self._digest).open("rb", buffering=0)
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, chunks: list[bytes]) -> None:
+        """Chunks that follow one another."""
+        for first in range(0, len(chunks), _MAX_BUFFERS):
+            batch = chunks[first : first + _MAX_BUFFERS]
+            size_bytes = sum(map(len, batch))
+            written = os.pwritev(self._descriptor, batch, offset)
+            if written < size_bytes:
+                self._write_rest(offset + written, b"".join(batch)[written:])
+            offset += size_bytes
+
+    def _write_rest(self, offset: int, data: bytes) -> None:
+        """What a write that was cut short left; on a full disk the next one tells."""
         view = memoryview(data)
         while view:
             written = os.pwrite(self._descriptor, view, offset)
@@ -42,7 +58,7 @@ class StagedBlob:
 
     def hash(self, start: int, end: int) -> None:
         """Feeds [start, end) to the hash; calls must follow one another without a gap."""
-        view = memoryview(self._hash_buffer)
+        view = memoryview(_hash_buffer())
         while start < end:
             count = os.preadv(self._descriptor, [view[: end - start]], start)
             if not count:
@@ -65,3 +81,11 @@ class StagedBlob:
             os.close(self._descriptor)
             self._descriptor = -1
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _hash_buffer() -> bytearray:
+    """One for each thread that hashes, not one for each blob that waits."""
+    buffer: bytearray | None = getattr(_thread, "buffer", None)
+    if buffer is None:
+        buffer = _thread.buffer = bytearray(HASH_STEP_BYTES)
+    return buffer

@@ -3,14 +3,16 @@ that may still be growing.
 """
 
 import asyncio
+import os
 import secrets
 from collections.abc import Sequence
 
 from aiohttp import HttpVersion11, web
 
 from mirror.byteranges import ByteRange, resolve
+from mirror.downloads.downloads import ANSWER_SECONDS
 from mirror.downloads.reader import BlobReader
-from mirror.errors import MirrorError, UpstreamUnreachable
+from mirror.errors import MirrorError, StorageFailed, UpstreamUnreachable
 from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.web.replies import content_headers
@@ -19,8 +21,6 @@ from mirror.web.request import FACTS
 # One sendfile at most; a client that takes longer than the time-out for it has gone or is hostile.
 SLICE_BYTES = 8 * 1024 * 1024
 SLICE_SECONDS = 1800
-# RFC 9110 lets a range be answered late; clients wait 30 s for headers at the most.
-UNKNOWN_SIZE_SECONDS = 20
 _OCTETS = "application/octet-stream"
 
 
@@ -58,7 +58,7 @@ async def _size_for(
     if wanted is None and request.version >= HttpVersion11:
         return await content.size()
     try:
-        async with asyncio.timeout(UNKNOWN_SIZE_SECONDS):
+        async with asyncio.timeout(ANSWER_SECONDS):
             return await content.wait_size()
     except TimeoutError:
         raise UpstreamUnreachable(
@@ -119,12 +119,13 @@ class _Sender:
         )
         await self._prepare(response)
         async with _cut_short_on_error(self):
+            is_whole = sum(part.length for part in parts) == size_bytes
             for head, part in zip(heads, parts, strict=True):
                 await self._write(response, head)
                 if isinstance(self._content, bytes):
                     await self._write(response, self._content[part.start : part.end])
                 else:
-                    held = _completes(part)
+                    held = is_whole or _completes(part)
                     await self._copy(self._content, response, part.start, part.end, held=held)
             await self._write(response, tail)
         return response
@@ -173,12 +174,16 @@ class _Sender:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has hung up")
-        if response.chunked:
-            data = await asyncio.to_thread(_read_at, reader, start, count)
-            await response.write(data)
-        else:
-            loop = asyncio.get_running_loop()
-            await loop.sendfile(transport, reader.file, start, count)
+        try:
+            if not response.chunked:
+                loop = asyncio.get_running_loop()
+                sent = await loop.sendfile(transport, reader.file, start, count, fallback=False)
+                return _check_count(sent, count)
+        except asyncio.SendfileNotAvailableError:
+            pass  # not on this file system, or not to this client
+        data = await asyncio.to_thread(os.pread, reader.file.fileno(), count, start)
+        await response.write(data)
+        return _check_count(len(data), count)
 
 
 class _cut_short_on_error:
@@ -211,6 +216,7 @@ def _part_head(boundary: str, part: ByteRange, size_bytes: int) -> bytes:
     ).encode()
 
 
-def _read_at(reader: BlobReader, start: int, count: int) -> bytes:
-    reader.file.seek(start)
-    return reader.file.read(count)
+def _check_count(count: int, expected: int) -> None:
+    """Raises StorageFailed for a file that is shorter than it was."""
+    if count < expected:
+        raise StorageFailed("a stored blob is shorter than it was; its operator should look")
