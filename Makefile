@@ -1,6 +1,7 @@
-# make run    serve on 127.0.0.1:5000 with the embedded defaults
+# make run    serve on 127.0.0.1:5000 with the built-in defaults
 # make test   everything that CI runs: format, lint, types, import contract, tests, real clients
-# make fix    format, and mend what the linter can
+# make check  of these: format, lint, types, import contract
+# make fix    format, and fix what the linter can
 # make bench  measure against peers, side by side (bench/README.md)
 
 PYTHON ?= python3
@@ -13,10 +14,10 @@ run: $(VENV)/run.done
 	$(BIN)/mirror serve
 
 test: check
+	tests/real/install.sh
 	$(BIN)/pytest
 
 check: $(VENV)/dev.done
-	tests/real/install.sh
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -77,7 +77,6 @@ def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
     return Upstream(
         name=name,
         endpoints=tuple(URL(endpoint.rstrip("/")) for endpoint in settings.endpoints),
-        alias=settings.alias,
         accounts=tuple(Account(each.username, each.read_password) for each in settings.credentials),
         path_prefix=settings.path_prefix,
         token_realms=settings.token_realms,

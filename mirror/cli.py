@@ -6,7 +6,6 @@
 import asyncio
 import resource
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ from mirror.web.server import CannotListen
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Each client takes one, and each blob that is read; the 1,024 that most shells allow are few.
+# Each client takes one, and so does each blob being read; most shells allow only 1,024.
 WANTED_DESCRIPTORS = 65_536
 
 app = typer.Typer(
@@ -35,20 +34,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Hindrance = FolderInUse | IndexTooNew | CannotListen | MirrorError | OSError
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
         "--config",
         "-c",
         envvar="MIRROR_CONFIG",
-        help="The YAML file. Without one the embedded defaults count.",
+        help="The YAML file. Without it, the built-in defaults apply.",
     ),
 ]
 
 
 @app.command()
 def serve(config: ConfigFile = None) -> None:
-    """Serve on the configured address until SIGTERM or Ctrl-C; then let running transfers end."""
+    """Serve on the configured address until SIGTERM or Ctrl-C; then let transfers finish."""
     settings = _settings(config)
     _allow_descriptors()
     with logging_to_stderr(settings.log.format, settings.log.level):
@@ -56,18 +57,14 @@ def serve(config: ConfigFile = None) -> None:
             asyncio.run(_serve(settings))
         except (FolderInUse, IndexTooNew, CannotListen, MirrorError, OSError) as error:
             structlog.get_logger().error("mirror cannot serve", reason=_advice(error, settings))
-            failed = True
-        else:
-            failed = False
-    if failed:
-        raise typer.Exit(EXIT_FAILED)
+            raise typer.Exit(EXIT_FAILED) from None
 
 
 @app.command()
 def check_config(config: ConfigFile = None) -> None:
-    """Check the configuration as `serve` would read it, and tell every mistake in it."""
+    """Check the configuration as `serve` would read it, and report every mistake in it."""
     settings = _settings(config)
-    typer.echo(f"The configuration is right; upstreams: {', '.join(sorted(settings.upstreams))}")
+    typer.echo(f"The configuration is valid; upstreams: {', '.join(sorted(settings.upstreams))}")
 
 
 @app.command()
@@ -116,24 +113,25 @@ def _settings(config: Path | None) -> Settings:
             typer.echo(str(mistake), err=True)
         plural = "s" if len(error.mistakes) != 1 else ""
         typer.echo(f"{len(error.mistakes)} mistake{plural} in the configuration", err=True)
-        sys.exit(EXIT_CONFIGURATION)
+        raise typer.Exit(EXIT_CONFIGURATION) from None
 
 
-def _advice(error: Exception, settings: Settings) -> str:
+def _advice(error: Hindrance, settings: Settings) -> str:
     """An operator's mistake gets a sentence that says what to do."""
     folder = settings.storage.path
     if isinstance(error, FolderInUse):
-        return f"another mirror serves from {folder}; stop it, or set another storage.path"
+        return f"another mirror uses {folder}; stop it, or set a different storage.path"
     if isinstance(error, IndexTooNew):
-        return f"{folder}: {error}; install the later version again, or set another storage.path"
+        return (
+            f"{folder}: {error}; install the newer version again, or set a different storage.path"
+        )
     if isinstance(error, CannotListen):
         host, port = settings.listen
-        return f"cannot listen on {host or '*'}:{port}: {error}; set another address under `listen`"
+        where = f"{host or '*'}:{port}"
+        return f"cannot listen on {where}: {error}; set a different address under `listen`"
     if isinstance(error, MirrorError):
         return error.message
-    if isinstance(error, OSError):
-        return (
-            f"{error.filename or folder}: {error.strerror}; the mirror must be able to write to "
-            "storage.path"
-        )
-    return str(error)
+    return (
+        f"{error.filename or folder}: {error.strerror}; the mirror must be able to write to "
+        "storage.path"
+    )

@@ -4,7 +4,7 @@
     ├── RequestInvalid         400  not HTTP as this mirror understands it
     ├── NameInvalid            400  the request does not follow the grammar of names
     ├── DigestInvalid          400
-    ├── NameUnknown            404  a registry outside the closed list
+    ├── NameUnknown            404  a registry outside the closed list, or no endpoint
     ├── ManifestUnknown        404
     ├── Unsupported            405  a write to a name that is only mirrored
     ├── RangeUnsatisfiable     416
@@ -19,6 +19,8 @@
             ├── UpstreamBroken      502
             ├── UpstreamUnreachable 504
             └── Offline             404
+
+A 404 that is remembered is a kind of UpstreamNotFound (`RememberedAbsence` in proxy/absences.py).
 
 The codes are those of the OCI distribution-spec, "Error Codes"; UNKNOWN and UNAVAILABLE are the
 ones that registries in the field send where the specification has none.

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import orjson
 import structlog
 
-# Lines beyond this are dropped and counted: memory is for blobs.
+# Lines beyond this are dropped and counted: a stalled reader of the log must not use up memory.
 MAX_WAITING_LINES = 20_000
 GATHER_SECONDS = 0.1
 # How long, at the end, a reader of the log may take for what is still waiting.

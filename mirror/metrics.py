@@ -5,7 +5,7 @@ words from enumerations, methods from a short list, accounts from the configurat
 """
 
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -31,79 +31,57 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "mirror_requests",
-            "Answers to clients",
-            ["upstream", "kind", "method", "status", "cache"],
-            registry=self._registry,
+        counter = partial(Counter, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry, buckets=_FIRST_BYTE_BUCKETS_SECONDS)
+        for_each = ["upstream", "kind"]
+        for_account = ["upstream", "account"]
+
+        self._requests = counter(
+            "mirror_requests", "Answers to clients", [*for_each, "method", "status", "cache"]
         )
-        self._client_bytes = Counter(
-            "mirror_client_bytes",
-            "Body bytes sent to clients",
-            ["upstream", "kind"],
-            registry=self._registry,
-        )
-        self._upstream_requests = Counter(
+        self._client_bytes = counter("mirror_client_bytes", "Body bytes sent to clients", for_each)
+        self._upstream_requests = counter(
             "mirror_upstream_requests",
             "Requests sent upstream; status 0: no answer",
-            ["upstream", "kind", "method", "status"],
-            registry=self._registry,
+            [*for_each, "method", "status"],
         )
-        self._upstream_bytes = Counter(
-            "mirror_upstream_bytes",
-            "Body bytes received from upstreams",
-            ["upstream", "kind"],
-            registry=self._registry,
+        self._upstream_bytes = counter(
+            "mirror_upstream_bytes", "Body bytes received from upstreams", for_each
         )
-        self._client_first_byte = Histogram(
+        self._client_first_byte = histogram(
             "mirror_client_first_byte_seconds",
             "From a client's request to the first byte of the answer",
-            ["upstream", "kind"],
-            buckets=_FIRST_BYTE_BUCKETS_SECONDS,
-            registry=self._registry,
+            for_each,
         )
-        self._upstream_first_byte = Histogram(
+        self._upstream_first_byte = histogram(
             "mirror_upstream_first_byte_seconds",
             "From a request sent upstream to the first byte of its answer",
-            ["upstream", "kind"],
-            buckets=_FIRST_BYTE_BUCKETS_SECONDS,
-            registry=self._registry,
+            for_each,
         )
-        self.downloads_active = Gauge(
-            "mirror_downloads_active", "Blobs on their way in", registry=self._registry
+        self.downloads_active = gauge("mirror_downloads_active", "Blobs on their way in")
+        self.download_followers = gauge(
+            "mirror_download_followers", "Clients reading a blob that is on its way in"
         )
-        self.download_followers = Gauge(
-            "mirror_download_followers",
-            "Clients reading a blob that is on its way in",
-            registry=self._registry,
-        )
-        self._digest_mismatches = Counter(
+        self._digest_mismatches = counter(
             "mirror_digest_mismatches",
-            "Contents from an upstream that did not have the digest they were asked by",
+            "Content whose digest was not the one requested",
             ["upstream"],
-            registry=self._registry,
         )
-        self.cache_bytes = Gauge(
-            "mirror_cache_bytes", "Bytes of stored blobs", registry=self._registry
+        self.cache_bytes = gauge("mirror_cache_bytes", "Bytes of stored blobs")
+        self.cache_blobs = gauge("mirror_cache_blobs", "Stored blobs, manifests included")
+        self._ratelimit_limit = gauge(
+            "mirror_ratelimit_limit", "Pulls that the upstream allows in a window", for_account
         )
-        self.cache_blobs = Gauge(
-            "mirror_cache_blobs", "Stored blobs, manifests included", registry=self._registry
+        self._ratelimit_remaining = gauge(
+            "mirror_ratelimit_remaining", "Pulls that the upstream says are left", for_account
         )
-        self._ratelimit_limit = Gauge(
-            "mirror_ratelimit_limit",
-            "Pulls that the upstream grants in a window",
-            ["upstream", "account"],
-            registry=self._registry,
-        )
-        self._ratelimit_remaining = Gauge(
-            "mirror_ratelimit_remaining",
-            "Pulls that the upstream says are left",
-            ["upstream", "account"],
-            registry=self._registry,
-        )
+        self._keep_series_at_hand()
 
-        # The library looks a series up in four times the time of adding to it, and these three are
-        # on the way of every answer. The labels are bounded, so the memory is.
+    def _keep_series_at_hand(self) -> None:
+        """The library takes four times as long to look a series up as to add to it, and these three
+        are on the way of every answer. The labels are bounded, so the memory is.
+        """
         self._requests_of = lru_cache(maxsize=None)(
             lambda upstream, kind, method, status, cache: self._requests.labels(
                 upstream, kind, method, str(status), cache.value
@@ -131,7 +109,7 @@ class Metrics:
         if status:
             self._upstream_first_byte.labels(upstream, kind).observe(seconds)
 
-    def upstream_sent(self, upstream: str, kind: str, received_bytes: int) -> None:
+    def upstream_received(self, upstream: str, kind: str, received_bytes: int) -> None:
         self._upstream_bytes.labels(upstream, kind).inc(received_bytes)
 
     def digest_mismatch(self, upstream: str) -> None:

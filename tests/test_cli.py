@@ -42,11 +42,11 @@ def test_help_names_the_commands() -> None:
     assert all(name in result.stdout for name in ("serve", "check-config", "version"))
 
 
-def test_a_right_configuration_is_said_to_be_right(tmp_path: Path) -> None:
+def test_a_valid_configuration_is_said_to_be_valid(tmp_path: Path) -> None:
     file = config(tmp_path, "upstreams: {quay.io: , ghcr.io: }")
     result = mirror("check-config", "--config", file)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == "The configuration is right; upstreams: ghcr.io, quay.io\n"
+    assert result.stdout == "The configuration is valid; upstreams: ghcr.io, quay.io\n"
 
 
 def test_without_a_file_the_defaults_are_checked() -> None:
@@ -75,7 +75,7 @@ def test_a_missing_file_is_a_mistake(tmp_path: Path, command: str) -> None:
     result = mirror(command, "--config", str(file))
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        f"{file}: cannot be read: No such file or directory; --config names the file\n"
+        f"{file}: cannot be read: No such file or directory; check --config or MIRROR_CONFIG\n"
         "1 mistake in the configuration\n"
     )
 
@@ -106,7 +106,7 @@ def test_a_secret_is_never_printed(tmp_path: Path, credential: str) -> None:
 def a_used_port(_folder: Path, address: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
         yield (
-            f"cannot listen on {address}: address already in use; set another address under "
+            f"cannot listen on {address}: address already in use; set a different address under "
             "`listen`"
         )
 
@@ -115,7 +115,7 @@ def a_used_port(_folder: Path, address: str) -> Iterator[str]:
 def a_folder_in_use(folder: Path, _address: str) -> Iterator[str]:
     store = BlobStore(folder)
     asyncio.run(store.open())
-    yield f"another mirror serves from {folder}; stop it, or set another storage.path"
+    yield f"another mirror uses {folder}; stop it, or set a different storage.path"
     asyncio.run(store.aclose())
 
 
@@ -126,8 +126,8 @@ def a_newer_index(folder: Path, _address: str) -> Iterator[str]:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     yield (
-        f"{folder}: the index is of version 99; this mirror knows 1; install the later version "
-        "again, or set another storage.path"
+        f"{folder}: the index is of version 99; this mirror knows 1; install the newer version "
+        "again, or set a different storage.path"
     )
 
 

@@ -11,19 +11,20 @@ WELL_KNOWN = (
     "docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, public.ecr.aws, mcr.microsoft.com"
 )
 TOP = "default_upstream, listen, log, offline, shutdown_grace, storage, upstreams"
-A_DURATION = "a duration is a number with its unit, like 30s, 5m, 12h or 30d"
+A_DURATION = "a duration is a number with a unit, like 30s, 5m, 12h or 30d"
 AN_ADDRESS = "an address to listen on is host:port, like 127.0.0.1:5000 or [::]:5000"
 AN_ENDPOINT = "an endpoint is http://host[:port][/path], or the same with https://"
 A_HOST = (
-    "this is not a registry's host as images name it, like quay.io or registry.corp:5000; "
-    "a short name goes under `alias`"
+    "this must be a registry's host as in image names, like quay.io or registry.corp:5000; "
+    "put a short name under `alias`"
 )
-A_MAPPING = "this must be a mapping, a `key: value` to a line"
+A_MAPPING = "this must be a mapping, one `key: value` per line"
 A_LIST = "this must be a list, like [one, two]"
-A_TEXT = "this must be text; quotes make text of what looks like a number or a truth"
-A_PASSWORD = "a credential has either a password or a password_file"  # noqa: S105 - a message
-ENDPOINTS_MISSING = f"this is required; only for {WELL_KNOWN} it is known"
-TOO_MUCH = "more than 20000 values or 20 levels: these are no settings"
+A_TEXT = "this must be text; quote a value that looks like a number or true/false"
+QUOTE_IT = "put quotes around a value that starts with a special character such as @, * or %"
+A_PASSWORD = "a credential needs either a password or a password_file"  # noqa: S105 - a message
+ENDPOINTS_MISSING = f"this is required, except for {WELL_KNOWN}"
+TOO_MUCH = "more than 20000 values or 20 levels; no mirror needs so many"
 
 
 def read(folder: Path, text: str | bytes, environment: dict[str, str] | None = None) -> Settings:
@@ -92,15 +93,16 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file_then_of_the_envi
     assert mistakes(tmp_path, text, environment) == [
         f"mirror.yaml:1: listen: {AN_ADDRESS}",
         f'mirror.yaml:3: upstreams["docker.io"].tag_ttl: {A_DURATION}',
-        "mirror.yaml:5: upstreams[\"quay.io\"].alias: 'hub' stands for another upstream already",
+        "mirror.yaml:5: upstreams[\"quay.io\"].alias: 'hub' already stands for another upstream",
         f'mirror.yaml:6: upstreams["quay.io"].credentials[0]: {A_PASSWORD}',
         'mirror.yaml:6: upstreams["quay.io"].credentials[0].username: this is required',
         'mirror.yaml:6: upstreams["quay.io"].credentials[0].password_file: '
         "there is no file /nowhere",
-        "mirror.yaml:7: default_upstream: 'ghcr.io' is none of the upstreams docker.io, quay.io",
+        "mirror.yaml:7: default_upstream: 'ghcr.io' is not one of the upstreams: "
+        "docker.io, quay.io",
         "mirror.yaml:9: offline: the environment variable UNSET is not set; "
         "${UNSET:-…} gives a default",
-        "mirror.yaml:9: offline: this key stands here twice",
+        "mirror.yaml:9: offline: this key appears twice",
         "MIRROR_LOG__LEVEL: log.level: input should be 'debug', 'info', 'warning' or 'error'",
         "MIRROR_OFLINE: ofline: no setting has this name; did you mean MIRROR_OFFLINE?",
     ]
@@ -150,12 +152,12 @@ def test_wrong_values(tmp_path: Path, text: str, path: str, message: str) -> Non
         (
             "{endpoints: ['https://alice:hunter2@a.b']}",
             "endpoints[0]",
-            "a login has no place in an endpoint; give it under `credentials`",
+            "a login does not belong in an endpoint; put it under `credentials`",
         ),
         (
             "{endpoints: ['http://x'], alias: A/B}",
             "alias",
-            "an alias is lower-case letters and digits, with single . _ - between",
+            "an alias is lower-case letters and digits, separated by single . _ or -",
         ),
         ("{endpoints: ['http://x'], alias: on}", "alias", A_TEXT),
         (
@@ -180,7 +182,7 @@ def test_wrong_values(tmp_path: Path, text: str, path: str, message: str) -> Non
         (
             f"{{endpoints: ['http://x'], tls: {{ca_file: {__file__}}}}}",
             "tls.ca_file",
-            f"the file {__file__} holds no certificates in PEM format",
+            f"the file {__file__} contains no PEM certificates",
         ),
     ],
 )
@@ -199,9 +201,12 @@ def test_wrong_values_of_an_upstream(tmp_path: Path, setting: str, path: str, me
         ("{username: a, password_file: /}", [".password_file: there is no file /"]),
         (
             "{username: 'a:b', password: c}",
-            [".username: a user name is not empty and has no colon"],
+            [".username: a user name must not be empty, nor contain a colon"],
         ),
-        ("{username: '', password: c}", [".username: a user name is not empty and has no colon"]),
+        (
+            "{username: '', password: c}",
+            [".username: a user name must not be empty, nor contain a colon"],
+        ),
         ("{username: 1234, password: 56}", [f".username: {A_TEXT}", f".password: {A_TEXT}"]),
         ("alice", [f": {A_MAPPING}"]),
     ],
@@ -220,19 +225,19 @@ def test_wrong_credentials(tmp_path: Path, credential: str, expected: list[str])
         ("upstreams: {'https://a.b': {endpoints: ['http://x']}}", f'["https://a.b"]: {A_HOST}'),
         (
             "upstreams: {index.docker.io: {endpoints: ['http://x']}}",
-            'upstreams["index.docker.io"]: images name this registry docker.io; write that',
+            'upstreams["index.docker.io"]: images call this registry docker.io; use that name',
         ),
         (
             "upstreams: {quay.io: {alias: docker.io}, docker.io: {}}",
-            "upstreams[\"quay.io\"].alias: 'docker.io' stands for another upstream already",
+            "upstreams[\"quay.io\"].alias: 'docker.io' already stands for another upstream",
         ),
         (
             "upstreams: {docker.io: {}, quay.io: {alias: index.docker.io}}",
-            "upstreams[\"quay.io\"].alias: 'index.docker.io' stands for another upstream already",
+            "upstreams[\"quay.io\"].alias: 'index.docker.io' already stands for another upstream",
         ),
         (
             "default_upstream: quai.io",
-            "default_upstream: 'quai.io' is none of the upstreams docker.io, gcr.io, ghcr.io, "
+            "default_upstream: 'quai.io' is not one of the upstreams: docker.io, gcr.io, ghcr.io, "
             "mcr.microsoft.com, public.ecr.aws, quay.io, registry.k8s.io",
         ),
     ],
@@ -248,36 +253,62 @@ def test_names_that_do_not_go_together(tmp_path: Path, text: str, expected: str)
     [
         (
             "listen: [",
-            "mirror.yaml:1: this is not YAML: while parsing a flow node, "
-            "expected the node content, but found '<stream end>'",
+            "mirror.yaml:1: this is not valid YAML: a value is missing, or a bracket is not closed",
         ),
         (
             "log:\n\tlevel: info",
-            "mirror.yaml:2: this is not YAML: while scanning for the next token, found character "
-            "'\\t' that cannot start any token; YAML is indented with spaces, not with tabs",
+            "mirror.yaml:2: this is not valid YAML: indent with spaces, not with tabs",
         ),
-        ("listen: *x", "mirror.yaml:1: this is not YAML: found undefined alias 'x'"),
+        (
+            "listen: *x",
+            f"mirror.yaml:1: this is not valid YAML: this alias (*) has no anchor (&); {QUOTE_IT}",
+        ),
+        ("listen: @x", f"mirror.yaml:1: this is not valid YAML: {QUOTE_IT}"),
+        ("listen: *", f"mirror.yaml:1: this is not valid YAML: {QUOTE_IT}"),
+        (
+            "log: x: y",
+            "mirror.yaml:1: this is not valid YAML: a colon is not allowed here; check the "
+            "indentation, or put quotes around a value that contains a colon and a space",
+        ),
+        (
+            "log: {level: info\nx: y",
+            "mirror.yaml:2: this is not valid YAML: a bracket is not closed, or a comma is missing",
+        ),
+        (
+            "log:\n  level\n  x: y",
+            "mirror.yaml:3: this is not valid YAML: a colon is not allowed here; check the "
+            "indentation, or put quotes around a value that contains a colon and a space",
+        ),
+        ("log:\n  level\nx", "mirror.yaml:3: this is not valid YAML: a key must be followed by "),
+        (
+            'listen: "\\d"',
+            "mirror.yaml:1: this is not valid YAML: within double quotes a backslash is written "
+            r"\\",
+        ),
+        (
+            "listen: 'x",
+            "mirror.yaml:1: this is not valid YAML: check the indentation, brackets and quotes on "
+            "this line and above",
+        ),
         (
             "listen: :1\n---\nlisten: :2",
-            "mirror.yaml:2: this is not YAML: expected a single document in the stream, "
-            "but found another document",
+            "mirror.yaml:2: this is not valid YAML: the file must hold a single document, without "
+            "a `---` inside",
         ),
-        ("listen:\n  x\0y", "mirror.yaml:2: the character '\\x00' cannot be here"),
+        ("listen:\n  x\0y", "mirror.yaml:2: the character '\\x00' is not allowed"),
         (b"listen: \xff", "mirror.yaml: is not UTF-8 text at byte 8"),
         (b"#" * (1024 * 1024 + 1), "mirror.yaml: is larger than 1048576 bytes"),
         ("- listen", "mirror.yaml:1: the file must be a mapping of settings, like `listen: …`"),
         ("listen", "mirror.yaml:1: the file must be a mapping of settings, like `listen: …`"),
         ("log:\n  ? [a]\n  : b", 'mirror.yaml:2: log["?"]: a key must be plain text'),
-        ("log: {level: info, level: info}", "mirror.yaml:1: log.level: this key stands here twice"),
-        ("log: !log {}", "mirror.yaml:1: log: the tag !log is not understood here"),
+        ("log: {level: info, level: info}", "mirror.yaml:1: log.level: this key appears twice"),
+        ("log: !log {}", "mirror.yaml:1: log: a tag (!) is not supported here"),
         (
             "listen: !!python/object:os.system x",
-            "mirror.yaml:1: listen: this value cannot be read; text that begins with a sign goes "
-            "between quotes",
+            f"mirror.yaml:1: listen: this value cannot be read; {QUOTE_IT}",
         ),
         ("listen: 2026-13-01", "mirror.yaml:1: listen: this value cannot be read"),
-        ("listen: *nowhere", "mirror.yaml:1: this is not YAML: found undefined alias '…'"),
-        ("upstreams: {quay.io: {<<: 3}}", '["quay.io"]["<<"]: only a mapping can be merged in'),
+        ("upstreams: {quay.io: {<<: 3}}", '["quay.io"]["<<"]: only a mapping can be merged'),
     ],
     ids=lambda text: text[:20] if isinstance(text, str) and len(text) < 60 else "",
 )
@@ -311,7 +342,7 @@ def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
         load(tmp_path / name, {})
     (told,) = raised.value.mistakes
     assert str(told).startswith(f"{tmp_path / name}: cannot be read: ")
-    assert str(told).endswith("; --config names the file")
+    assert str(told).endswith("; check --config or MIRROR_CONFIG")
 
 
 @pytest.mark.parametrize("text", [None, "", "# nothing\n", "---\n", "{}", "\ufeff"])
@@ -378,7 +409,8 @@ def test_a_doubled_dollar_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["${a-b}", "${", "${1}", "${A:default}"])
 def test_a_malformed_variable_is_not_taken_for_text(tmp_path: Path, text: str) -> None:
     assert mistakes(tmp_path, f"storage: {{path: '{text}'}}") == [
-        "mirror.yaml:1: storage.path: a variable is ${NAME} or ${NAME:-default}; $${ stands for ${"
+        "mirror.yaml:1: storage.path: a variable is ${NAME} or ${NAME:-default}; "
+        "for a plain ${ write $${"
     ]
 
 
@@ -424,8 +456,7 @@ def test_one_or_two_underscores_lead_one_level_down(variable: str) -> None:
         ({"MIRROR_LOG": "text"}, f"MIRROR_LOG: log: {A_MAPPING}"),
         (
             {"MIRROR_UPSTREAMS": '{"quay.io": '},
-            "MIRROR_UPSTREAMS: upstreams: this begins like JSON, but is none: "
-            "Expecting value: line 1 column 13 (char 12)",
+            "MIRROR_UPSTREAMS: upstreams: this starts like JSON, but is not valid at character 13",
         ),
         (
             {"MIRROR_UPSTREAMS": '{"quay.io": {"tag_tl": "5m"}}'},

@@ -33,9 +33,8 @@ async def index(path: Path) -> AsyncIterator[Index]:
 
 async def test_usage_counts_each_blob_once(index: Index) -> None:
     assert await index.usage() == (0, 0)
-    for now in (1.0, 2.0):
-        await index.add_blob(ONE, 10, now)
-    await index.add_blob(TWO, 1 << 40, 3.0)
+    assert [await index.add_blob(ONE, 10, now) for now in (1.0, 2.0)] == [True, False]
+    assert await index.add_blob(TWO, 1 << 40, 3.0)
     assert await index.usage() == (2, 10 + (1 << 40))
 
 
@@ -65,11 +64,30 @@ async def test_tags_move_and_go(index: Index) -> None:
 async def test_the_newest_lists_are_kept(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_module, "MAX_LISTINGS", 3)
     for number in range(5):
-        listing = RememberedListing(b"%d" % number, "{}", float(number))
+        listing = RememberedListing(b"%d" % number, {}, float(number))
         await index.set_listing(HERE, f"question {number}", listing)
     kept = [await index.listing(HERE, f"question {number}") for number in range(5)]
     assert [listing.body for listing in kept if listing] == [b"2", b"3", b"4"]
     assert await index.listing(THERE, "question 4") is None
+
+
+async def test_a_current_index_opens_without_a_write(path: Path) -> None:
+    await (await Index.open(path)).aclose()
+    with sqlite3.connect(path) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(3):
+            second = await Index.open(path)
+        await second.ping()
+        await second.aclose()
+    writer.close()
+
+
+async def test_repositories_come_in_the_order_of_their_names(index: Index) -> None:
+    names = ["a", "a/b", "a-b", "a.b", "ab"]
+    for name in names:
+        await index.set_tag(Repository("quay.io", name), LATEST, RememberedTag(ONE, 1.0))
+    found = [each.name for each in await index.repositories("quay.io")]
+    assert found == sorted(names)
 
 
 async def test_repositories_are_those_of_tags_and_contents(index: Index) -> None:
@@ -88,14 +106,14 @@ async def test_everything_is_there_after_closing(path: Path) -> None:
     await first.add_blob(ONE, 10, 1.0)
     await first.link(HERE, [Descriptor(ONE, "a/type", 10)])
     await first.set_tag(HERE, LATEST, RememberedTag(ONE, 1.5))
-    await first.set_listing(HERE, "question", RememberedListing(b"[]", "{}", 2.5))
+    await first.set_listing(HERE, "question", RememberedListing(b"[]", {}, 2.5))
     await first.aclose()
     for _ in range(2):
         second = await Index.open(path)
         assert await second.usage() == (1, 10)
         assert await second.linked(HERE, ONE) == Descriptor(ONE, "a/type", 10)
         assert await second.tag(HERE, LATEST) == RememberedTag(ONE, 1.5)
-        assert await second.listing(HERE, "question") == RememberedListing(b"[]", "{}", 2.5)
+        assert await second.listing(HERE, "question") == RememberedListing(b"[]", {}, 2.5)
         await second.aclose()
 
 
@@ -120,4 +138,5 @@ async def test_an_index_that_breaks_is_a_storage_failure(index: Index, path: Pat
     connection.close()
     with pytest.raises(StorageFailed, match="operator"):
         await index.tag(HERE, LATEST)
+    await index.ping()
     assert await index.usage() == (0, 0)

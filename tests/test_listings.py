@@ -102,6 +102,36 @@ async def test_a_link_that_leads_nowhere_is_left_out(
         assert "Link" not in answer.headers
 
 
+@pytest.mark.parametrize("kind", ["tags", "referrers"])
+@pytest.mark.parametrize(
+    ("query", "status"), [("n=3&last=a&next_page=%3D", 200), ("marker=b", 502)]
+)
+async def test_only_questions_of_known_parameters_are_remembered(
+    registry: FakeRegistry, tmp_path: Path, kind: str, query: str, status: int
+) -> None:
+    add_tags(registry)
+    path = TAGS if kind == "tags" else f"/v2/app/referrers/{digest_of(b'x')}"
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        before = await mirror.get(f"{path}?{query}&ns=docker.io")
+        (asked,) = (seen for seen in registry.requests if seen.kind == kind)
+        assert asked.target.partition("?")[2] == query
+        registry.fail(Status(500))
+        after = await mirror.get(f"{path}?{query}")
+    assert (before.status, after.status) == (200, status)
+    assert is_stale(after) == (status == 200)
+
+
+async def test_a_list_that_is_too_long_is_not_remembered(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    tags = json.dumps({"name": "x", "tags": ["a" * 100] * 20_000}).encode()
+    registry.fail(Status(200, {"Content-Type": "application/json"}, tags), times=1)
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        assert len(json_of(await mirror.get(TAGS))["tags"]) == 20_000
+        registry.fail(Status(500))
+        assert error_of(await mirror.get(TAGS)) == (502, "UNKNOWN")
+
+
 @pytest.mark.parametrize(
     ("body", "tags"),
     [
@@ -235,11 +265,11 @@ class TestReferrers:
     async def test_paging_leads_back_to_us(
         self, registry: FakeRegistry, tmp_path: Path, image: Image
     ) -> None:
-        registry.fail(Header("Link", '</v2/x/referrers/y?page=2>; rel="next"'))
+        registry.fail(Header("Link", '</v2/x/referrers/y?next_page=2>; rel="next"'))
         async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
             path = f"/docker.io/v2/app/referrers/{image.digest}"
             link = (await mirror.get(f"{path}?ns=docker.io")).headers["Link"]
-            assert link == f'<{path}?page=2&ns=docker.io>; rel="next"'
+            assert link == f'<{path}?next_page=2&ns=docker.io>; rel="next"'
 
     async def test_without_the_api_the_fallback_tag_answers(
         self, registry: FakeRegistry, tmp_path: Path, image: Image

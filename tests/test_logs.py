@@ -19,6 +19,7 @@ import structlog
 
 import mirror.logs
 from mirror.logs import logging_to_stderr
+from mirror.metrics import Metrics
 from mirror.web.registry import Registry
 from tests.fakes.client import raw_get, raw_open
 from tests.fakes.faults import Stall
@@ -219,6 +220,23 @@ async def test_a_failure_of_our_own_is_told_with_its_trace_in_one_line(
     assert (request["status"], request["error"]) == ("500", "internal error")
 
 
+async def test_a_probe_that_fails_is_answered_and_logged_alike(
+    watch: Watch, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(Metrics, "render", fail)
+    async with watch(level="debug") as log, mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        answer = await house.get("/metrics")
+    assert answer.status == 500
+    assert json.loads(answer.body)["errors"][0]["code"] == "UNKNOWN"
+    assert b"mistake" not in answer.body
+    failed, probe = (line for line in log.lines if line.get("path") == "/metrics")
+    assert (failed["level"], failed["event"]) == ("error", "request failed")
+    assert (probe["level"], probe["event"], probe["status"]) == ("debug", "probe", 500)
+
+
 async def test_a_client_that_is_gone_before_its_answer_is_no_failure_of_ours(
     watch: Watch, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +260,19 @@ async def test_the_level_is_respected(level: str, told: int, watch: Watch) -> No
         _log.warning("three")
         logging.getLogger("some.library").error("four %s", "five")
     assert [line["event"] for line in log.lines] == ["one", "two", "three", "four five"][-told:]
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+async def test_probes_are_logged_at_debug_level(
+    level: str, watch: Watch, tmp_path: Path, registry: FakeRegistry
+) -> None:
+    paths = ["/healthz", "/readyz", "/metrics"]
+    async with watch(level=level) as log, mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        for path in paths:
+            assert (await house.get(path)).status == 200
+    probes = [(line["path"], line["status"]) for line in log.lines if line["event"] == "probe"]
+    assert probes == ([(path, 200) for path in paths] if level == "debug" else [])
+    assert log.requests == []
 
 
 async def test_what_libraries_warn_of_is_a_line_too(watch: Watch) -> None:

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mirror.metrics import Metrics
+from mirror.upstream.ratelimit import RateLimits
+from tests.fakes.answers import error
 from tests.fakes.auth import Auth, BasicAuth, Door, read_basic
 from tests.fakes.delivery import Answer, Delivery
 from tests.fakes.faults import Header
@@ -106,6 +109,47 @@ class MeteredRegistry(FakeRegistry):
             self.left[account] -= seen.method == "GET"
             answer.headers["ratelimit-remaining"] = f"{self.left[account]};w=21600"
         return answer, delivery
+
+
+class RefusingAlice(FakeRegistry):
+    """429 for one account, without a word of what is left."""
+
+    def __init__(self, retry_after: str | None) -> None:
+        super().__init__()
+        self.auth = AnyAccount()
+        self.retry_after = retry_after
+
+    def respond(self, seen: Seen) -> tuple[Answer, Delivery]:
+        answer, delivery = super().respond(seen)
+        if read_basic(seen.authorization) == ("alice", "alice"):
+            answer = error(429, "TOOMANYREQUESTS", "slower")
+            if self.retry_after is not None:
+                answer.headers["Retry-After"] = self.retry_after
+        return answer, delivery
+
+
+@pytest.mark.parametrize("retry_after", [None, "60", "Wed, 21 Oct 2065 07:28:00 GMT", "985.86µs"])
+async def test_an_account_that_was_refused_is_left_alone(
+    tmp_path: Path, retry_after: str | None
+) -> None:
+    async with RefusingAlice(retry_after) as registry:
+        registry.add_image(APP)
+        described = upstream(registry, "alice", "bob")
+        async with mirroring(tmp_path, {"hub.test": described}) as house:
+            assert [(await house.get(TAG)).status for _ in range(3)] == [429, 200, 200]
+
+
+def test_an_account_that_was_refused_is_asked_again_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    limits = RateLimits("hub.test", Metrics())
+    limits.note("alice", 429, {"Retry-After": "7"})
+    now += 6.9
+    assert limits.remaining("alice") == 0
+    now += 0.2
+    assert limits.remaining("alice") == float("inf")
 
 
 async def test_the_account_with_more_pulls_left_is_used(tmp_path: Path) -> None:

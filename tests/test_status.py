@@ -73,4 +73,4 @@ async def test_what_is_not_a_probe_is_refused(
 ) -> None:
     method = "GET" if path.count("/") > 1 else "POST"
     async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
-        assert (await raw_get(house.url + path, method=method)).status == 400
+        assert (await raw_get(house.url + path, method=method)).status == 404

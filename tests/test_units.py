@@ -46,7 +46,7 @@ NO_ADDRESSES = ["", ":", "5000", "a", "a:", "a:b", "::1:5000", "[::1]", "[x]:1",
     "value", [*NO_DURATIONS, "5.s", "9" * 400 + "d", 5, 5.0, True, None, ["5s"]], ids=ascii
 )
 def test_what_is_no_duration(value: object) -> None:
-    with pytest.raises(ValueError, match="a duration is a number with its unit"):
+    with pytest.raises(ValueError, match="a duration is a number with a unit"):
         parse_duration_seconds(value)
 
 

@@ -27,12 +27,12 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MESSAGES = {
     "bool_parsing": "this must be true or false",
     "bool_type": "this must be true or false",
-    "dict_type": "this must be a mapping, a `key: value` to a line",
+    "dict_type": "this must be a mapping, one `key: value` per line",
     "frozen_set_type": "this must be a list, like [one, two]",
     "greater_than": "this must be longer than 0s",
-    "model_type": "this must be a mapping, a `key: value` to a line",
+    "model_type": "this must be a mapping, one `key: value` per line",
     "path_type": "this must be a path, as text",
-    "string_type": "this must be text; quotes make text of what looks like a number or a truth",
+    "string_type": "this must be text; quote a value that looks like a number or true/false",
     "tuple_type": "this must be a list, like [one, two]",
 }
 
@@ -59,7 +59,7 @@ class ConfigurationError(Exception):
 
 
 def load(file: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Raises ConfigurationError. Without a file: the embedded defaults, and the environment."""
+    """Raises ConfigurationError. Without a file: the built-in defaults, and the environment."""
     source = _read(file, environment)
     overlay_environment(source, environment, set(Settings.model_fields))
     found = list(contradictions(source.values))
@@ -88,7 +88,7 @@ def _read(file: Path | None, environment: Mapping[str, str]) -> Source:
             raise ConfigurationError([_about(file, f"is larger than {MAX_FILE_BYTES} bytes")])
         return read_file(content.decode(), str(file), environment)
     except OSError as error:
-        message = f"cannot be read: {error.strerror}; --config names the file"
+        message = f"cannot be read: {error.strerror}; check --config or MIRROR_CONFIG"
         raise ConfigurationError([_about(file, message)]) from error
     except UnicodeDecodeError as error:
         message = f"is not UTF-8 text at byte {error.start}"
@@ -108,7 +108,7 @@ def _message(path: KeyPath, error: ErrorDetails, source: Source) -> str:
         case "value_error":
             return error["msg"].removeprefix("Value error, ")
         case "missing" if path[-1] == "endpoints":
-            return f"this is required; only for {', '.join(WELL_KNOWN)} it is known"
+            return f"this is required, except for {', '.join(WELL_KNOWN)}"
         case "missing":
             return "this is required"
         case kind:

@@ -28,7 +28,7 @@ _ALIAS = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*", re.ASCII)
 _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
 _OTHER_NAMES_OF_DOCKER_HUB = ("index.docker.io", "registry-1.docker.io")
 
-# The registries that a mirror without any configuration serves, and where their API is.
+# The registries that a mirror serves without any configuration, and where their API is.
 WELL_KNOWN = {
     "docker.io": "https://registry-1.docker.io",
     "ghcr.io": "https://ghcr.io",
@@ -72,19 +72,19 @@ def _certificates(value: Path) -> Path:
     try:
         ssl.create_default_context(cafile=value)
     except OSError:
-        raise ValueError(f"the file {value} holds no certificates in PEM format") from None
+        raise ValueError(f"the file {value} contains no PEM certificates") from None
     return value
 
 
 def _username(value: str) -> str:
     if not _USERNAME.fullmatch(value):
-        raise ValueError("a user name is not empty and has no colon and no control characters")
+        raise ValueError("a user name must not be empty, nor contain a colon or control characters")
     return value
 
 
 def _endpoint(value: str) -> str:
     if "@" in value:
-        raise ValueError("a login has no place in an endpoint; give it under `credentials`")
+        raise ValueError("a login does not belong in an endpoint; put it under `credentials`")
     try:
         is_right = bool(_ENDPOINT.fullmatch(value) and URL(value).host)
     except ValueError:
@@ -96,7 +96,7 @@ def _endpoint(value: str) -> str:
 
 def _alias(value: str) -> str:
     if not _ALIAS.fullmatch(value):
-        raise ValueError("an alias is lower-case letters and digits, with single . _ - between")
+        raise ValueError("an alias is lower-case letters and digits, separated by single . _ or -")
     return value
 
 
@@ -207,7 +207,7 @@ def contradictions(document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]
     default = document.get("default_upstream")
     if isinstance(default, str) and default not in upstreams:
         known = ", ".join(sorted(upstreams))
-        yield ("default_upstream",), f"{default!r} is none of the upstreams {known}"
+        yield ("default_upstream",), f"{default!r} is not one of the upstreams: {known}"
     taken = {*upstreams, *_OTHER_NAMES_OF_DOCKER_HUB}
     for name, upstream in upstreams.items():
         if wrong := _wrong_with_host(name):
@@ -217,18 +217,18 @@ def contradictions(document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]
         alias = upstream.get("alias")
         if isinstance(alias, str):
             if alias in taken:
-                yield ("upstreams", name, "alias"), f"{alias!r} stands for another upstream already"
+                yield ("upstreams", name, "alias"), f"{alias!r} already stands for another upstream"
             taken.add(alias)
         yield from _wrong_passwords(("upstreams", name, "credentials"), upstream.get("credentials"))
 
 
 def _wrong_with_host(name: str) -> str | None:
     if name in _OTHER_NAMES_OF_DOCKER_HUB:
-        return "images name this registry docker.io; write that"
+        return "images call this registry docker.io; use that name"
     if not _HOST.fullmatch(name) or ("." not in name and ":" not in name):
         return (
-            "this is not a registry's host as images name it, like quay.io or registry.corp:5000; "
-            "a short name goes under `alias`"
+            "this must be a registry's host as in image names, like quay.io or registry.corp:5000; "
+            "put a short name under `alias`"
         )
     return None
 
@@ -238,7 +238,7 @@ def _wrong_passwords(path: KeyPath, credentials: object) -> Iterator[tuple[KeyPa
         if isinstance(credential, Mapping):
             given = [credential.get(key) is not None for key in ("password", "password_file")]
             if given.count(True) != 1:
-                yield (*path, n), "a credential has either a password or a password_file"
+                yield (*path, n), "a credential needs either a password or a password_file"
 
 
 def _with_endpoints(name: object, value: object) -> object:

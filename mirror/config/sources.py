@@ -23,6 +23,23 @@ _NOT_SETTINGS = re.compile(
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _COLLECTION_TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
+_QUOTE_IT = "put quotes around a value that starts with a special character such as @, * or %"
+_SOMETHING_OPEN = "check the indentation, brackets and quotes on this line and above"
+# By how the library's message begins. It is never repeated: what it quotes may be a password.
+_NOT_YAML = {
+    "found character '\\t'": "indent with spaces, not with tabs",
+    "found character": _QUOTE_IT,
+    "found undefined alias": f"this alias (*) has no anchor (&); {_QUOTE_IT}",
+    "expected alphabetic or numeric character": _QUOTE_IT,
+    "but found another document": "the file must hold a single document, without a `---` inside",
+    "mapping values are not allowed": "a colon is not allowed here; check the indentation, or put "
+    "quotes around a value that contains a colon and a space",
+    "could not find expected ':'": "a key must be followed by a colon",
+    "found unknown escape character": "within double quotes a backslash is written \\\\",
+    "expected ',' or": "a bracket is not closed, or a comma is missing",
+    "expected the node content": "a value is missing, or a bracket is not closed",
+}
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -84,10 +101,10 @@ def read_file(text: str, file_name: str, environment: Mapping[str, str]) -> Sour
         source.mistakes.append(((), _not_yaml(error)))
     except yaml.reader.ReaderError as error:
         source.places[()] = Place(file_name, text.count("\n", 0, error.position) + 1)
-        source.mistakes.append(((), f"the character {chr(error.character)!a} cannot be here"))
+        source.mistakes.append(((), f"the character {chr(error.character)!a} is not allowed"))
     except (_TooMuch, RecursionError):
         source.mistakes.append(
-            ((), f"more than {MAX_VALUES} values or {MAX_DEPTH} levels: these are no settings")
+            ((), f"more than {MAX_VALUES} values or {MAX_DEPTH} levels; no mirror needs so many")
         )
     else:
         if isinstance(values, dict | None):
@@ -98,15 +115,9 @@ def read_file(text: str, file_name: str, environment: Mapping[str, str]) -> Sour
 
 
 def _not_yaml(error: yaml.MarkedYAMLError) -> str:
-    told = ", ".join(part for part in (error.context, error.problem) if part)
-    told = _QUOTED_TEXT.sub("'…'", told)
-    hint = "; YAML is indented with spaces, not with tabs" if "\\t" in told else ""
-    return f"this is not YAML: {told}{hint}"
-
-
-_UNREADABLE = "this value cannot be read; text that begins with a sign goes between quotes"
-# Names of YAML's own things stand in angle brackets; other text may be part of a password.
-_QUOTED_TEXT = re.compile(r"'[^'<\\][^']+'")
+    problem = error.problem or ""
+    told = (sentence for start, sentence in _NOT_YAML.items() if problem.startswith(start))
+    return f"this is not valid YAML: {next(told, _SOMETHING_OPEN)}"
 
 
 class _TooMuch(Exception):
@@ -142,7 +153,7 @@ class _Reader:
 
     def _read(self, node: yaml.Node, path: KeyPath) -> Any:
         if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTION_TAGS:
-            self._wrong(path, f"the tag {node.tag} is not understood here")
+            self._wrong(path, "a tag (!) is not supported here")
         if isinstance(node, yaml.MappingNode):
             return self._read_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -153,7 +164,7 @@ class _Reader:
             return self._plain.construct_object(node)
         except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError):
             # What the library says of it may quote the value, which may be a password.
-            return self._wrong(path, _UNREADABLE)
+            return self._wrong(path, f"this value cannot be read; {_QUOTE_IT}")
 
     def _read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -173,7 +184,7 @@ class _Reader:
             values[key] = self.read(value_node, (*path, key))
             self._note_line(key_node, (*path, key))
             if is_repeated:
-                self._wrong((*path, key), "this key stands here twice")
+                self._wrong((*path, key), "this key appears twice")
         return merged | values
 
     def _read_merged(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
@@ -184,7 +195,7 @@ class _Reader:
             values = self.read(each, path)
             if not isinstance(values, dict):
                 self._note_line(node, (*path, "<<"))
-                self._wrong((*path, "<<"), "only a mapping can be merged in")
+                self._wrong((*path, "<<"), "only a mapping can be merged")
                 return {}
             merged |= values
         return merged
@@ -195,7 +206,9 @@ class _Reader:
                 return "${"
             name, default = match[1], match[2]
             if name is None:
-                self._wrong(path, "a variable is ${NAME} or ${NAME:-default}; $${ stands for ${")
+                self._wrong(
+                    path, "a variable is ${NAME} or ${NAME:-default}; for a plain ${ write $${"
+                )
                 return ""
             value = self._environment.get(name, default)
             if value is None:
@@ -229,7 +242,12 @@ def overlay_environment(source: Source, environment: Mapping[str, str], keys: se
                 source.replace(path, variable, json.loads(text))
             except (ValueError, RecursionError) as error:
                 if text.startswith("{"):
-                    source.mistakes.append((path, f"this begins like JSON, but is none: {error}"))
+                    source.mistakes.append((path, _not_json(error)))
+
+
+def _not_json(error: ValueError | RecursionError) -> str:
+    where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
+    return f"this starts like JSON, but is not valid{where}"
 
 
 def variable_of(path: KeyPath) -> str:

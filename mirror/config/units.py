@@ -16,7 +16,7 @@ def parse_duration_seconds(value: object) -> float:
     if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
         parts = _PART.findall(value)
         return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    raise ValueError("a duration is a number with its unit, like 30s, 5m, 12h or 30d")
+    raise ValueError("a duration is a number with a unit, like 30s, 5m, 12h or 30d")
 
 
 def parse_listen(value: object) -> tuple[str, int]:

@@ -9,8 +9,8 @@ from cachetools import LRUCache
 
 from mirror.manifest import Descriptor, is_manifest_type
 from mirror.names import Digest, Repository
-from mirror.proxy.heads import head_manifest
 from mirror.proxy.patience import within_patience
+from mirror.proxy.spared import spared
 from mirror.singleflight import Flights
 from mirror.store.index import Index
 from mirror.upstream.client import UpstreamClient
@@ -31,7 +31,8 @@ class Access:
         """The content as this repository holds it; None where nothing is known of it."""
         descriptor = self._hot.get((repository, digest))
         if descriptor is None:
-            descriptor = await self._index.linked(repository, digest)
+            linked = await self._index.linked(repository, digest)
+            descriptor = self._hot.get((repository, digest), linked)  # it may be granted meanwhile
             if descriptor is not None:
                 self._hot[repository, digest] = descriptor
         return descriptor
@@ -39,9 +40,10 @@ class Access:
     async def grant(self, repository: Repository, held: Iterable[Descriptor]) -> None:
         """The repository was seen to hold these."""
         descriptors = list(held)
-        await self._index.link(repository, descriptors)
         for descriptor in descriptors:
             self._hot[repository, descriptor.digest] = descriptor
+        with spared("what a repository holds", repository=repository):
+            await self._index.link(repository, descriptors)
 
     async def prove_blob(self, repository: Repository, digest: Digest) -> Descriptor:
         """Asks the upstream with HEAD, and remembers. Raises UpstreamError."""
@@ -64,7 +66,7 @@ class Access:
             if (known := self._hot.get((repository, digest))) is not None:
                 return known
             client = self._clients[repository.upstream]
-            head = await head_manifest(client, repository.name, digest)
+            head = await client.head_manifest(repository.name, digest)
             is_told = head.digest is None and is_manifest_type(head.media_type)
             if head.digest != digest and not is_told:
                 return None

@@ -89,13 +89,6 @@ class Blobs:
             if reader is not None:
                 return BlobReply(reader, Cache.JOINED if joined else Cache.MISS)
 
-    async def note_arrived(self, repository: Repository, descriptor: Descriptor) -> None:
-        """For Downloads: a blob was stored, and its source holds it."""
-        await self._contents.note_stored(descriptor)
-        known = await self._access.known(repository, descriptor.digest)
-        if known is None or known.size_bytes != descriptor.size_bytes:
-            await self._access.grant(repository, [descriptor])
-
     async def _proof_at_hand(self, repository: Repository, digest: Digest) -> Cache | None:
         """Whether the repository is known to hold the blob. Raises RememberedAbsence."""
         if await self._access.known(repository, digest) is not None:

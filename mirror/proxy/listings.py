@@ -2,6 +2,7 @@
 for outages. A failure is never told as an empty list.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,13 +15,19 @@ from mirror.manifest import OCI_INDEX, bare_type
 from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
 from mirror.proxy.patience import within_patience
+from mirror.proxy.spared import spared
 from mirror.proxy.weblinks import next_query
 from mirror.singleflight import Flights
 from mirror.store.index import Index, RememberedListing
 from mirror.upstream.client import UpstreamClient
 
-MAX_QUERY_CHARACTERS = 2048
+MAX_VALUE_CHARACTERS = 512
+MAX_REMEMBERED_BYTES = 1024 * 1024
+# Any other parameter reaches the upstream, too, but what it answers is not remembered: clients must
+# not fill the index with questions of their own making. The last two are some registries' tokens.
+PARAMETERS = frozenset({"artifactType", "last", "n", "next_page", "page_token"})
 FILTERS_APPLIED = "OCI-Filters-Applied"
+_NO_REFERRERS = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
 
 Query = Mapping[str, str]
 
@@ -49,7 +56,7 @@ class Listings:
         async def ask() -> RememberedListing:
             return await self._ask_tags(repository, query)
 
-        return await self._answer(repository, question, ask)
+        return await self._answer(repository, question, query, ask)
 
     async def referrers(self, repository: Repository, digest: Digest, query: Query) -> Listing:
         """`body` is an OCI image index. Raises UpstreamError.
@@ -62,7 +69,7 @@ class Listings:
         async def ask() -> RememberedListing:
             return await self._ask_referrers(repository, digest, query)
 
-        return await self._answer(repository, question, ask)
+        return await self._answer(repository, question, query, ask)
 
     async def aclose(self) -> None:
         await self._flights.aclose()
@@ -71,6 +78,7 @@ class Listings:
         self,
         repository: Repository,
         question: str,
+        query: Query,
         ask: Callable[[], Awaitable[RememberedListing]],
     ) -> Listing:
         remembered = await self._index.listing(repository, question)
@@ -80,8 +88,9 @@ class Listings:
 
         async def ask_and_remember() -> RememberedListing:
             listing = await ask()
-            if len(question) <= MAX_QUERY_CHARACTERS:
-                await self._index.set_listing(repository, question, listing)
+            if _may_be_remembered(query) and len(listing.body) <= MAX_REMEMBERED_BYTES:
+                with spared("a list", repository=repository):
+                    await self._index.set_listing(repository, question, listing)
             return listing
 
         flight, joined = self._flights.start((repository, question), ask_and_remember)
@@ -96,8 +105,8 @@ class Listings:
     async def _ask_tags(self, repository: Repository, query: Query) -> RememberedListing:
         client = self._clients[repository.upstream]
         answer = await client.get_listing(repository.name, "tags", "tags/list", query)
-        tags = _tags_of(repository, answer.body)
-        return _remember(json.dumps(tags).encode(), answer.headers)
+        body = await asyncio.to_thread(_tags_of, repository, answer.body)
+        return _remember(body, answer.headers)
 
     async def _ask_referrers(
         self, repository: Repository, digest: Digest, query: Query
@@ -111,7 +120,7 @@ class Listings:
             return await self._from_fallback_tag(repository, digest, query.get("artifactType"))
         if bare_type(answer.headers.get("Content-Type", "")) != OCI_INDEX:
             raise UpstreamBroken(repository.upstream, "sent a list of referrers that is no index")
-        _index_of(repository, answer.body)
+        await asyncio.to_thread(_index_of, repository, answer.body)
         return _remember(answer.body, answer.headers)
 
     async def _from_fallback_tag(
@@ -120,48 +129,61 @@ class Listings:
         client = self._clients[repository.upstream]
         tag = Tag.parse(f"{digest.algorithm}-{digest.hex[:64]}")
         try:
-            answer = await client.get_manifest(repository.name, tag)
-            index = _index_of(repository, answer.body)
+            body = (await client.get_manifest(repository.name, tag)).body
         except UpstreamNotFound:
-            index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
-        if artifact_type is None:
-            return _remember(json.dumps(index).encode(), {})
-        index["manifests"] = [
-            entry
-            for entry in index["manifests"]
-            if isinstance(entry, dict) and entry.get("artifactType") == artifact_type
-        ]
-        return _remember(json.dumps(index).encode(), {FILTERS_APPLIED: "artifactType"})
+            body = _NO_REFERRERS
+        body = await asyncio.to_thread(_filtered, repository, body, artifact_type)
+        applied = {} if artifact_type is None else {FILTERS_APPLIED: "artifactType"}
+        return _remember(body, applied)
+
+
+def _may_be_remembered(query: Query) -> bool:
+    """Clients may invent parameters without end; those that registries page and filter by count."""
+    return query.keys() <= PARAMETERS and all(
+        len(value) <= MAX_VALUE_CHARACTERS for value in query.values()
+    )
 
 
 def _remember(body: bytes, headers: Mapping[str, str]) -> RememberedListing:
     kept = {name: headers[name] for name in ("Link", FILTERS_APPLIED) if name in headers}
-    return RememberedListing(body, json.dumps(kept), time.time())
+    return RememberedListing(body, kept, time.time())
 
 
 def _listing(
     remembered: RememberedListing, cache: Cache, stale_seconds: float | None = None
 ) -> Listing:
-    headers: dict[str, str] = json.loads(remembered.headers)
     return Listing(
         remembered.body,
-        next_query(headers.get("Link")),
-        headers.get(FILTERS_APPLIED),
+        next_query(remembered.headers.get("Link")),
+        remembered.headers.get(FILTERS_APPLIED),
         cache,
         stale_seconds,
     )
 
 
-def _tags_of(repository: Repository, body: bytes) -> list[str]:
-    """Raises UpstreamBroken."""
+def _tags_of(repository: Repository, body: bytes) -> bytes:
+    """The JSON list alone. Raises UpstreamBroken."""
     document = _json_object(body)
     if document is not None and "tags" in document:
         tags = document["tags"]
         if tags is None:  # sent by some registries where there are none
-            return []
+            return b"[]"
         if isinstance(tags, list) and all(isinstance(tag, str) for tag in tags):
-            return tags
+            return json.dumps(tags, separators=(",", ":")).encode()
     raise UpstreamBroken(repository.upstream, "sent a list of tags that is none")
+
+
+def _filtered(repository: Repository, body: bytes, artifact_type: str | None) -> bytes:
+    """Raises UpstreamBroken."""
+    index = _index_of(repository, body)
+    if artifact_type is None:
+        return body
+    index["manifests"] = [
+        entry
+        for entry in index["manifests"]
+        if isinstance(entry, dict) and entry.get("artifactType") == artifact_type
+    ]
+    return json.dumps(index).encode()
 
 
 def _index_of(repository: Repository, body: bytes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from cachetools import LRUCache
 
@@ -39,6 +40,22 @@ class ManifestReply:
     body: bytes | None
     cache: Cache
     stale_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A manifest, and what a repository that has it must hold too."""
+
+    manifest: Manifest
+    blobs: list[Descriptor]
+
+    @classmethod
+    def of(cls, digest: Digest, body: bytes, content_type: str) -> Self | None:
+        """None: not a manifest. Bodies may be megabytes: call it from a thread."""
+        media_type = media_type_of(body, content_type)
+        if media_type is None:
+            return None
+        return cls(Manifest(digest, media_type, body), blobs_of(body))
 
 
 class Manifests:
@@ -104,6 +121,25 @@ class Manifests:
         descriptor = await self._access.known(repository, digest)
         if descriptor is not None:
             return descriptor, Cache.HIT
+        return await self._prove(repository, digest)
+
+    async def _by_digest(
+        self, repository: Repository, digest: Digest, tag: Tag | None = None
+    ) -> tuple[Manifest, Cache]:
+        known = await self._access.known(repository, digest)
+        body = await self._contents.read(digest)
+        if body is None:
+            self._absences.check("manifest", repository, digest)
+            return await self._fetched(repository, digest, tag)
+        cache = Cache.HIT
+        if known is None:
+            known, cache = await self._prove(repository, digest)
+        return await self._manifest(repository, digest, body, known), cache
+
+    async def _prove(self, repository: Repository, digest: Digest) -> tuple[Descriptor, Cache]:
+        """That the repository holds it, by the upstream's word: HEAD, and GET where that does not
+        tell.
+        """
         self._absences.check("manifest", repository, digest)
         try:
             proven = await self._access.prove_manifest(repository, digest)
@@ -114,19 +150,6 @@ class Manifests:
             return proven, Cache.REVALIDATED
         manifest, cache = await self._fetched(repository, digest)
         return manifest.descriptor, cache
-
-    async def _by_digest(
-        self, repository: Repository, digest: Digest, tag: Tag | None = None
-    ) -> tuple[Manifest, Cache]:
-        known = await self._access.known(repository, digest)
-        body = await self._contents.read(digest)
-        if known is not None and body is not None:
-            return await self._manifest(repository, digest, body, known), Cache.HIT
-        self._absences.check("manifest", repository, digest)
-        if body is not None:
-            proven, cache = await self._describe(repository, digest)
-            return await self._manifest(repository, digest, body, proven), cache
-        return await self._fetched(repository, digest, tag)
 
     async def _fetched(
         self, repository: Repository, digest: Digest, tag: Tag | None = None
@@ -148,12 +171,10 @@ class Manifests:
         is_known = is_manifest_type(known.media_type) and known.size_bytes == len(body)
         if is_known and (repository, digest) in self._granted:
             return Manifest(digest, known.media_type, body)
-        media_type = await asyncio.to_thread(media_type_of, body, known.media_type)
-        if media_type is None:
+        parsed = await asyncio.to_thread(_Parsed.of, digest, body, known.media_type)
+        if parsed is None:
             raise ManifestUnknown(f"{digest} is a blob of {repository}, not a manifest")
-        manifest = Manifest(digest, media_type, body)
-        await self._grant(repository, manifest)
-        return manifest
+        return await self._granted_to(repository, parsed)
 
     async def _obtain(self, repository: Repository, digest: Digest | None, tag: Tag) -> Digest:
         """For Tags: has the manifest here before a tag may point to it."""
@@ -162,8 +183,7 @@ class Manifests:
             return manifest.digest
         client = self._clients[repository.upstream]
         answer = await client.get_manifest(repository.name, tag)
-        manifest = await self._checked(repository, answer, answer.digest)
-        await self._keep(repository, manifest)
+        manifest = await self._keep(repository, answer, answer.digest)
         return manifest.digest
 
     async def _fetch(self, repository: Repository, digest: Digest, tag: Tag | None) -> Manifest:
@@ -179,35 +199,40 @@ class Manifests:
                 raise
             # Some caches upstream of us know a manifest by its tag only, until that was pulled.
             answer = await client.get_manifest(repository.name, tag)
-        manifest = await self._checked(repository, answer, digest)
-        await self._keep(repository, manifest)
-        return manifest
+        return await self._keep(repository, answer, digest)
 
-    async def _checked(
+    async def _keep(
         self, repository: Repository, answer: ManifestAnswer, digest: Digest | None
     ) -> Manifest:
-        """Raises UpstreamBroken for bytes that are not the manifest asked for, or none at all."""
+        parsed = await asyncio.to_thread(self._check, repository, answer, digest)
+        await self._contents.keep(parsed.manifest)
+        return await self._granted_to(repository, parsed)
+
+    def _check(
+        self, repository: Repository, answer: ManifestAnswer, digest: Digest | None
+    ) -> _Parsed:
+        """Blocking. Raises UpstreamBroken for bytes that are not the manifest asked for, or none at
+        all.
+        """
         digest = digest or Digest.of(answer.body)
         if not digest.matches(answer.body):
             self._metrics.digest_mismatch(repository.upstream)
             raise UpstreamBroken(
                 repository.upstream, f"sent bytes that are not {digest}; nothing was stored"
             )
-        media_type = await asyncio.to_thread(media_type_of, answer.body, answer.content_type)
-        if media_type is None:
+        parsed = _Parsed.of(digest, answer.body, answer.content_type)
+        if parsed is None:
             raise UpstreamBroken(
                 repository.upstream, f"sent something for {repository.name} that is no manifest"
             )
-        return Manifest(digest, media_type, answer.body)
+        return parsed
 
-    async def _keep(self, repository: Repository, manifest: Manifest) -> None:
-        await self._contents.keep(manifest)
-        await self._grant(repository, manifest)
-
-    async def _grant(self, repository: Repository, manifest: Manifest) -> None:
-        blobs = await asyncio.to_thread(blobs_of, manifest.body)
-        await self._access.grant(repository, [*blobs, manifest.descriptor])
+    async def _granted_to(self, repository: Repository, parsed: _Parsed) -> Manifest:
+        """What the manifest consists of may be read under the repository from now on."""
+        manifest = parsed.manifest
+        await self._access.grant(repository, [*parsed.blobs, manifest.descriptor])
         self._granted[repository, manifest.digest] = True
+        return manifest
 
     async def _acceptable(
         self, repository: Repository, manifest: Manifest, accept: Sequence[str]

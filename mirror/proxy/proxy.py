@@ -3,6 +3,7 @@ both.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from mirror.downloads.downloads import Downloads
 from mirror.manifest import Descriptor
@@ -33,7 +34,8 @@ class Proxy:
         self._contents = Contents(store, index, metrics)
         self._access = Access(index, clients)
         absences = Absences({name: client.upstream for name, client in clients.items()})
-        self._downloads = Downloads(store, clients, metrics, self._note_arrived)
+        stored = partial(_note_arrived, self._contents, self._access)
+        self._downloads = Downloads(store, clients, metrics, stored)
         self._store = store
         self.manifests = Manifests(clients, index, self._contents, self._access, absences, metrics)
         self.blobs = Blobs(self._contents, self._downloads, self._access, absences, metrics)
@@ -57,7 +59,14 @@ class Proxy:
     async def check_ready(self) -> None:
         """Raises StorageFailed when the disk or the index does not let us serve."""
         await self._store.check_writable()
-        await self._index.usage()
+        await self._index.ping()
 
-    async def _note_arrived(self, repository: Repository, descriptor: Descriptor) -> None:
-        await self.blobs.note_arrived(repository, descriptor)
+
+async def _note_arrived(
+    contents: Contents, access: Access, repository: Repository, descriptor: Descriptor
+) -> None:
+    """For Downloads: a blob was stored, and its source holds it."""
+    await contents.note_stored(descriptor)
+    known = await access.known(repository, descriptor.digest)
+    if known is None or known.size_bytes != descriptor.size_bytes:
+        await access.grant(repository, [descriptor])

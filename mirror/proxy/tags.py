@@ -17,8 +17,8 @@ from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
-from mirror.proxy.heads import head_manifest
 from mirror.proxy.patience import within_patience
+from mirror.proxy.spared import spared
 from mirror.singleflight import Flights
 from mirror.store.index import Index, RememberedTag
 from mirror.upstream.client import UpstreamClient
@@ -143,7 +143,7 @@ class Tags:
         return Resolved(digest, Cache.REVALIDATED if unmoved else Cache.MISS)
 
     async def _ask(self, repository: Repository, tag: Tag, known: _Known | None) -> Digest:
-        head = await head_manifest(self._clients[repository.upstream], repository.name, tag)
+        head = await self._clients[repository.upstream].head_manifest(repository.name, tag)
         digest = head.digest
         if digest is None:
             return await self._obtain(repository, None, tag)
@@ -160,7 +160,8 @@ class Tags:
     async def _adopt(self, repository: Repository, tag: Tag, digest: Digest) -> None:
         remembered = RememberedTag(digest, time.time())
         self._warm(repository, tag, remembered)
-        await self._index.set_tag(repository, tag, remembered)
+        with spared("a tag", repository=repository, tag=tag):
+            await self._index.set_tag(repository, tag, remembered)
 
     async def _note_vanished(self, repository: Repository, tag: Tag) -> None:
         """404 upstream: forgotten here too, unless the operator keeps what vanishes."""
@@ -168,4 +169,5 @@ class Tags:
         if self._clients[repository.upstream].upstream.keeps_vanished:
             return
         self._hot.pop((repository, tag), None)
-        await self._index.drop_tag(repository, tag)
+        with spared("that a tag vanished", repository=repository, tag=tag):
+            await self._index.drop_tag(repository, tag)

@@ -5,13 +5,14 @@ wall-clock seconds, since they outlive the process.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Select, Table, delete, event, func, select
+from sqlalchemy import Insert, Select, Table, delete, event, func, literal, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL, Row
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,7 +24,7 @@ from mirror.names import Digest, Repository, Tag
 from mirror.store.schema import blobs, links, listings, migrate, tags
 
 # Clients choose the questions (n, last, artifactType); the newest answers are enough for an outage.
-MAX_LISTINGS = 10_000
+MAX_LISTINGS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class RememberedTag:
 @dataclass(frozen=True, slots=True)
 class RememberedListing:
     body: bytes
-    headers: str
+    headers: dict[str, str]
     checked_at: float
 
 
@@ -66,9 +67,16 @@ class Index:
         row = await self._first(select(func.count().label("blobs"), total_bytes.label("bytes")))
         return (int(row.blobs), int(row.bytes)) if row else (0, 0)
 
-    async def add_blob(self, digest: Digest, size_bytes: int, now: float) -> None:
+    async def ping(self) -> None:
+        """Answers, and that is all."""
+        await self._first(select(literal(1)))
+
+    async def add_blob(self, digest: Digest, size_bytes: int, now: float) -> bool:
+        """Whether it is new."""
         values = {"digest": str(digest), "size_bytes": size_bytes, "created_at": now}
-        await self._upsert(blobs, [values])
+        async with self._begin() as connection:
+            added = await connection.execute(insert(blobs).on_conflict_do_nothing(), values)
+            return added.rowcount == 1
 
     async def link(self, repository: Repository, held: Iterable[Descriptor]) -> None:
         """`repository` is known to hold these contents."""
@@ -117,13 +125,13 @@ class Index:
         values = _key(repository) | {
             "question": question,
             "body": remembered.body,
-            "headers": remembered.headers,
+            "headers": json.dumps(remembered.headers),
             "checked_at": remembered.checked_at,
         }
-        await self._upsert(listings, [values])
         newest = select(listings.c.checked_at).order_by(listings.c.checked_at.desc())
         floor = newest.offset(MAX_LISTINGS).limit(1).scalar_subquery()
         async with self._begin() as connection:
+            await connection.execute(_upsert_into(listings), values)
             await connection.execute(delete(listings).where(listings.c.checked_at <= floor))
 
     async def listing(self, repository: Repository, question: str) -> RememberedListing | None:
@@ -134,20 +142,20 @@ class Index:
                 listings.c.question == question,
             )
         )
-        return RememberedListing(row.body, row.headers, row.checked_at) if row else None
+        if row is None:
+            return None
+        return RememberedListing(row.body, json.loads(row.headers), row.checked_at)
 
     async def repositories(self, upstream: str | None) -> list[Repository]:
         """Every repository of which a tag or a content is known, in the order of their names."""
-        query = select(links.c.upstream, links.c.repository).union(
-            select(tags.c.upstream, tags.c.repository)
-        )
+        of_links = select(links.c.upstream, links.c.repository)
+        known = of_links.union(select(tags.c.upstream, tags.c.repository)).subquery()
+        query = select(known).order_by(known.c.upstream + "/" + known.c.repository)
+        if upstream is not None:
+            query = query.where(known.c.upstream == upstream)
         async with self._begin() as connection:
             rows = await connection.execute(query)
-            found = [Repository(row.upstream, row.repository) for row in rows]
-        return sorted(
-            (each for each in found if upstream in (None, each.upstream)),
-            key=lambda each: str(each),
-        )
+            return [Repository(row.upstream, row.repository) for row in rows]
 
     async def _first(self, query: Select[Any]) -> Row[Any] | None:
         async with self._begin() as connection:
@@ -157,15 +165,8 @@ class Index:
     async def _upsert(self, table: Table, rows: list[dict[str, object]]) -> None:
         if not rows:
             return
-        statement = insert(table)
-        keys = [column.name for column in table.primary_key]
-        updated = {
-            column.name: statement.excluded[column.name]
-            for column in table.columns
-            if column.name not in keys
-        }
         async with self._begin() as connection:
-            await connection.execute(statement.on_conflict_do_update(keys, set_=updated), rows)
+            await connection.execute(_upsert_into(table), rows)
 
     @asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
@@ -182,6 +183,17 @@ def _engine_at(path: Path) -> AsyncEngine:
     engine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(path)))
     event.listen(engine.sync_engine, "connect", _tune)
     return engine
+
+
+def _upsert_into(table: Table) -> Insert:
+    statement = insert(table)
+    keys = [column.name for column in table.primary_key]
+    updated = {
+        column.name: statement.excluded[column.name]
+        for column in table.columns
+        if column.name not in keys
+    }
+    return statement.on_conflict_do_update(keys, set_=updated)
 
 
 def _key(repository: Repository) -> dict[str, object]:

@@ -76,6 +76,8 @@ def migrate(connection: Connection) -> None:
     version = connection.execute(text("PRAGMA user_version")).scalar_one()
     if version > len(_STEPS):
         raise IndexTooNew(f"the index is of version {version}; this mirror knows {len(_STEPS)}")
+    if version == len(_STEPS):
+        return  # nothing is written, so that a full disk does not keep the mirror from serving
     for step in _STEPS[version:]:
         step(connection)
     connection.execute(text(f"PRAGMA user_version = {len(_STEPS)}"))

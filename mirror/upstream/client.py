@@ -31,16 +31,17 @@ TOKEN_LIMIT_BYTES = 64 * 1024
 ERROR_BODY_LIMIT_BYTES = 64 * 1024
 # ECR Public answers 400 to an expired token (aws/containers-roadmap#2835).
 _REFUSES_TOKENS_WITH_400 = frozenset({"public.ecr.aws"})
-_HEAD_REFUSED = frozenset({400, 401, 403, 405, 501})
+_HEAD_NOT_OFFERED = frozenset({400, 405, 501})
+_HEAD_REFUSED = _HEAD_NOT_OFFERED | {401, 403}
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestHead:
     """What HEAD told; anything may be missing."""
 
-    digest: Digest | None
-    media_type: str
-    size_bytes: int | None
+    digest: Digest | None = None
+    media_type: str = ""
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,11 @@ class BlobAnswer:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Raises UpstreamError when the transfer breaks or stalls."""
         try:
-            async for chunk in self._response.content.iter_any():
+            # As they came from the socket: iter_any would copy them into one first.
+            async for chunk, _ in self._response.content.iter_chunks():
                 self._client.received("blob", len(chunk))
-                yield chunk
+                if chunk:
+                    yield chunk
         except (aiohttp.ClientError, OSError) as error:
             raise self._client.transport.error_of(error, self._response.url) from error
 
@@ -91,7 +94,7 @@ class UpstreamClient:
         self.transport = Transport(upstream, metrics)
         self._metrics = metrics
         self._offline = offline
-        self._ratelimits = RateLimits(metrics)
+        self._ratelimits = RateLimits(upstream.name, metrics)
         self._logins = Logins(upstream, self._ask_realm)
 
     async def aclose(self) -> None:
@@ -99,7 +102,14 @@ class UpstreamClient:
         await self.transport.aclose()
 
     async def head_manifest(self, repository_name: str, reference: Reference) -> ManifestHead:
-        response = await self._ask("HEAD", repository_name, "manifest", f"manifests/{reference}")
+        """Free on Docker Hub; tells nothing where HEAD is not offered, and GET has to."""
+        path = f"manifests/{reference}"
+        try:
+            response = await self._ask("HEAD", repository_name, "manifest", path)
+        except UpstreamBroken as error:
+            if error.answered not in _HEAD_NOT_OFFERED:
+                raise
+            return ManifestHead()
         response.release()
         return ManifestHead(
             _digest_of(response), bare_type(response.content_type), response.content_length
@@ -153,7 +163,7 @@ class UpstreamClient:
         return ListingAnswer(body, response.headers)
 
     def received(self, kind: str, received_bytes: int) -> None:
-        self._metrics.upstream_sent(self.name, kind, received_bytes)
+        self._metrics.upstream_received(self.name, kind, received_bytes)
 
     async def _ask(
         self,
@@ -210,7 +220,7 @@ class UpstreamClient:
             )
             response = await self.transport.send(method, url, kind, pool, sent)
         name = account.username if account else ANONYMOUS
-        self._ratelimits.note(self.name, name, response.headers)
+        self._ratelimits.note(name, response.status, response.headers)
         if response.status in (200, 206):
             return response
         body = await self._drain(response)
@@ -221,7 +231,7 @@ class UpstreamClient:
         accounts = self.upstream.accounts
         if not accounts:
             return None
-        return max(accounts, key=lambda each: self._ratelimits.remaining(self.name, each.username))
+        return max(accounts, key=lambda each: self._ratelimits.remaining(each.username))
 
     async def _ping_challenges(self, endpoint: URL) -> list[Challenge]:
         """For registries that answer 401 without a challenge, as gcr.io may."""

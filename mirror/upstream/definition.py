@@ -27,7 +27,6 @@ class Upstream:
 
     name: str
     endpoints: tuple[URL, ...]
-    alias: str | None = None
     accounts: tuple[Account, ...] = ()
     path_prefix: str = ""
     token_realms: frozenset[str] = frozenset()

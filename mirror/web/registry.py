@@ -1,13 +1,12 @@
 """/v2/: what is read from the registry API. Writes to names that are only mirrored are refused."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from cachetools import LRUCache
 
 from mirror.addressing import Address, Directory, Kind
-from mirror.downloads.reader import BlobReader
 from mirror.errors import NameInvalid, Unsupported
 from mirror.manifest import OCI_INDEX
 from mirror.metrics import Metrics
@@ -30,38 +29,37 @@ HOT_ADDRESSES = 4096
 MAX_HOT_PATH_CHARACTERS = 512
 _READS = frozenset({"GET", "HEAD"})
 
+_Answer = Callable[[web.Request, Address], Awaitable[web.StreamResponse]]
+
 
 class Registry:
     def __init__(self, directory: Directory, proxy: Proxy, metrics: Metrics) -> None:
         self._directory = directory
+        # Understood once: clients ask for the same few paths again and again, and reading one takes
+        # a decoding of the path and query besides the grammar of names.
         self._addresses: LRUCache[str, Address] = LRUCache(HOT_ADDRESSES)
         self._proxy = proxy
         self._metrics = metrics
+        self._answers: Mapping[Kind, _Answer] = {
+            Kind.PING: self._ping,
+            Kind.CATALOG: self._catalog,
+            Kind.MANIFEST: self._manifest,
+            Kind.BLOB: self._blob,
+            Kind.TAGS: self._tags,
+            Kind.REFERRERS: self._referrers,
+        }
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Raises MirrorError."""
         facts = request[FACTS]
         address = self._address(request, facts)
-        if request.method not in _READS or address.kind is Kind.UPLOAD:
+        answer = self._answers.get(address.kind)
+        if request.method not in _READS or answer is None:
             raise Unsupported(
                 f"{address.repository or 'this mirror'} is mirrored, not hosted: push to the "
                 "registry itself"
             )
-        match address.kind:
-            case Kind.PING:
-                return json_reply({}, base_headers(address))
-            case Kind.CATALOG:
-                return await self._catalog(request, address)
-            case Kind.MANIFEST:
-                return await self._manifest(request, address)
-            case Kind.BLOB:
-                return await self._blob(request, address)
-            case Kind.TAGS:
-                return await self._tags(request, address)
-            case Kind.REFERRERS:
-                return await self._referrers(request, address)
-            case _:
-                raise NameInvalid("this is not an endpoint of the registry API")
+        return await answer(request, address)
 
     def _address(self, request: web.Request, facts: Facts) -> Address:
         """Raises MirrorError; `facts` then tell the upstream as far as it was understood."""
@@ -75,6 +73,9 @@ class Registry:
                 self._addresses[request.raw_path] = address
         facts.address = address
         return address
+
+    async def _ping(self, _request: web.Request, address: Address) -> web.StreamResponse:
+        return json_reply({}, base_headers(address))
 
     async def _manifest(self, request: web.Request, address: Address) -> web.StreamResponse:
         repository, reference = _asked(address)
@@ -113,21 +114,24 @@ class Registry:
             return await send_blob(request, reply.content, digest, headers, self._metrics)
         finally:
             if not isinstance(reply.content, bytes):
-                await _close(reply.content)
+                await reply.content.aclose()
 
     async def _tags(self, request: web.Request, address: Address) -> web.StreamResponse:
         repository = _asked_repository(address)
-        listing = await self._proxy.listings.tags(repository, _upstream_query(request.query))
+        listing = await self._proxy.listings.tags(repository, _upstream_query(request))
         request[FACTS].cache = listing.cache
         headers = base_headers(address) | stale_headers(listing.stale_seconds)
         headers |= _link_headers(request, listing.next_query)
-        return json_reply({"name": address.name, "tags": json.loads(listing.body)}, headers)
+        headers["Content-Type"] = "application/json"
+        # The list may be megabytes, and is JSON already.
+        name = json.dumps(address.name).encode()
+        body = b'{"name":%b,"tags":%b}\n' % (name, listing.body)
+        return web.Response(body=body, headers=headers)
 
     async def _referrers(self, request: web.Request, address: Address) -> web.StreamResponse:
         repository, digest = _asked(address)
         assert isinstance(digest, Digest)  # noqa: S101 - so says the address's kind
-        query = _upstream_query(request.query)
-        listing = await self._proxy.listings.referrers(repository, digest, query)
+        listing = await self._proxy.listings.referrers(repository, digest, _upstream_query(request))
         request[FACTS].cache = listing.cache
         headers = base_headers(address) | _referrers_headers(request, listing)
         return web.Response(body=listing.body, headers=headers)
@@ -137,7 +141,7 @@ class Registry:
         repositories = await self._proxy.catalog(address.upstream)
         names = [each.name if address.upstream else str(each) for each in repositories]
         last = request.query.get("last", "")
-        names = sorted(name for name in names if name > last)
+        names = [name for name in names if name > last]
         page = names[: _page_size(request.query.get("n"))]
         following = None
         if page and len(page) < len(names):
@@ -158,10 +162,6 @@ def _asked_repository(address: Address) -> Repository:
     return address.repository
 
 
-async def _close(reader: BlobReader) -> None:
-    await reader.aclose()
-
-
 def _blob_head(
     request: web.Request, digest: Digest, size_bytes: int | None, headers: dict[str, str]
 ) -> web.Response:
@@ -177,16 +177,16 @@ def _blob_head(
     return web.Response(headers=headers)
 
 
-def _upstream_query(query: Mapping[str, str]) -> dict[str, str]:
-    """What is the upstream's to understand: all but our own `ns`."""
-    return {name: value for name, value in query.items() if name != "ns"}
-
-
 def _referrers_headers(request: web.Request, listing: Listing) -> dict[str, str]:
     headers = {"Content-Type": OCI_INDEX, **stale_headers(listing.stale_seconds)}
     if listing.filters_applied is not None:
         headers[FILTERS_APPLIED] = listing.filters_applied
     return headers | _link_headers(request, listing.next_query)
+
+
+def _upstream_query(request: web.Request) -> dict[str, str]:
+    """What is the upstream's to understand: all but our own `ns`."""
+    return {name: value for name, value in request.query.items() if name != "ns"}
 
 
 def _link_headers(request: web.Request, next_query: Mapping[str, str] | None) -> dict[str, str]:

@@ -13,7 +13,10 @@ NO_ADDRESS = Address(Kind.OTHER)
 
 @dataclass(slots=True)
 class Facts:
-    """Filled in by whoever knows; `sent_bytes` counts the body's, `status` is set as headers go."""
+    """Filled in by whoever knows; `sent_bytes` counts the body's, `status` is set as headers go.
+
+    `probe` is the path of a page about the mirror itself: logged at debug level, not counted.
+    """
 
     address: Address = NO_ADDRESS
     cache: Cache = Cache.NONE
@@ -21,6 +24,7 @@ class Facts:
     sent_bytes: int = 0
     cut_short: bool = False
     error: str | None = None
+    probe: str | None = None
     started_at: float = field(default_factory=time.monotonic)
 
     @property

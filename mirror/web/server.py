@@ -5,6 +5,8 @@ one log line and counts it.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
 
 import structlog
 from aiohttp import web
@@ -25,13 +27,14 @@ MAX_BODY_BYTES = 64 * 1024
 KEEPALIVE_SECONDS = 75
 CLIENT_CLOSED_REQUEST = 499
 _SOFTWARE = "mirror"
+_FAILED = "the mirror failed; its log says more"
 # For answers that are only being written, after the grace for the others is over.
 CLOSING_SECONDS = 1
 
 _log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Refuse = Callable[[web.BaseRequest, str], web.Response]
+Refuse = Callable[[web.BaseRequest, MirrorError], web.Response]
 
 
 class CannotListen(Exception):
@@ -61,10 +64,15 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Of requests that were understood, only a client's hang-up comes here."""
+        """Of requests that were understood, only a client's hang-up should come here."""
         if isinstance(exc, ConnectionError):
             raise exc
-        return self._refuse(request, message or "this is not a request")
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("request failed", path=request.path[:1000], exc_info=exc)
+            return self._refuse(request, MirrorError(_FAILED))
+        # What the parser says, without the client's bytes, which it shows on further lines.
+        reason = (message or "no HTTP").splitlines()[0].strip(" :")
+        return self._refuse(request, RequestInvalid(f"this is not a request: {reason}"))
 
 
 class Server:
@@ -78,7 +86,8 @@ class Server:
             client_max_size=MAX_BODY_BYTES, middlewares=[self._answer_unrouted]
         )
         application.on_response_prepare.append(_hide_software)
-        status.add_routes(application.router)
+        for path, page in status.pages.items():
+            application.router.add_get(path, partial(self._handle_probe, page))
         application.router.add_route(
             "*", r"/{path:[\s\S]*}", self._handle, expect_handler=_invite_no_body
         )
@@ -126,14 +135,28 @@ class Server:
         return await (handler if is_routed else self._handle)(request)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        facts = request[FACTS] = Facts()
+        return await self._accompany(request, Facts(), self._serve)
+
+    async def _handle_probe(self, page: Handler, request: web.Request) -> web.StreamResponse:
+        return await self._accompany(request, Facts(probe=request.path), page)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if self._status.is_draining:
+            raise ShuttingDown("this mirror is shutting down", headers={"Connection": "close"})
+        return await self._registry.handle(request)
+
+    async def _accompany(
+        self, request: web.Request, facts: Facts, handler: Handler
+    ) -> web.StreamResponse:
+        """Whatever happens: one answer, one log line."""
+        request[FACTS] = facts
         # aiohttp gives each request a task of its own, which also writes the answer.
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is a coroutine
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:
-            response = await self._answer(request, facts)
+            response = await _answer(request, facts, handler)
             facts.status = response.status
             body = response.body if isinstance(response, web.Response) else None
             if isinstance(body, bytes) and request.method != "HEAD":
@@ -142,26 +165,7 @@ class Server:
         finally:
             self._observe(request, facts)
 
-    async def _answer(self, request: web.Request, facts: Facts) -> web.StreamResponse:
-        try:
-            if self._status.is_draining:
-                raise ShuttingDown("this mirror is shutting down", headers={"Connection": "close"})
-            return await self._registry.handle(request)
-        except MirrorError as error:
-            if isinstance(error, RememberedAbsence):
-                facts.cache = Cache.NEGATIVE
-            facts.error = error.message
-            return error_reply(error, facts.address)
-        except (ConnectionError, asyncio.CancelledError):
-            raise
-        except Exception:
-            _log.exception("request failed", path=request.path[:1000])
-            facts.error = "internal error"
-            return error_reply(MirrorError("the mirror failed; its log says more"), facts.address)
-
-    def _refuse(self, request: web.BaseRequest, reason: str) -> web.Response:
-        """What the parser says, without the client's bytes, which it shows on further lines."""
-        error = RequestInvalid(f"this is not a request: {reason.splitlines()[0].strip(' :')}")
+    def _refuse(self, request: web.BaseRequest, error: MirrorError) -> web.Response:
         facts = request[FACTS] = Facts()
         facts.error = error.message
         response = error_reply(error, facts.address)
@@ -176,6 +180,10 @@ class Server:
         kind = address.kind.value
         method = request.method
         status = facts.status or CLIENT_CLOSED_REQUEST
+        if facts.probe is not None:
+            seconds = round(time.monotonic() - facts.started_at, 4)
+            _log.debug("probe", path=facts.probe, status=status, seconds=seconds)
+            return
         self._metrics.answered(facts.upstream, kind, method, status, facts.cache, facts.sent_bytes)
         fields: dict[str, object] = {
             "method": method[:16],
@@ -194,6 +202,22 @@ class Server:
         if facts.error is not None:
             fields["error"] = facts.error
         _log.info("request", **fields)
+
+
+async def _answer(request: web.Request, facts: Facts, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except MirrorError as error:
+        if isinstance(error, RememberedAbsence):
+            facts.cache = Cache.NEGATIVE
+        facts.error = error.message
+        return error_reply(error, facts.address)
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception:
+        _log.exception("request failed", path=request.path[:1000])
+        facts.error = "internal error"
+        return error_reply(MirrorError(_FAILED), facts.address)
 
 
 async def _invite_no_body(_request: web.Request) -> None:

@@ -1,6 +1,6 @@
 """Is it alive, can it serve, what has it done."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -9,20 +9,24 @@ from mirror.errors import MirrorError
 from mirror.metrics import Metrics
 
 CheckReady = Callable[[], Awaitable[None]]
+Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Status:
-    """`check_ready` raises MirrorError. Draining, the mirror is alive, but not ready."""
+    """`check_ready` raises MirrorError. Draining, the mirror is alive, but not ready.
+
+    `pages` are the paths of its own, and who answers them.
+    """
 
     def __init__(self, metrics: Metrics, check_ready: CheckReady) -> None:
         self._metrics = metrics
         self._check_ready = check_ready
         self.is_draining = False
-
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        router.add_get("/healthz", self._healthz)
-        router.add_get("/readyz", self._readyz)
-        router.add_get("/metrics", self._metrics_page)
+        self.pages: Mapping[str, Page] = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics_page,
+        }
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="alive\n")

@@ -1,0 +1,93 @@
+"""A disk that is full, an index that takes nothing more: what is here and what comes is served."""
+
+import asyncio
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.images import Image
+from tests.fakes.registry import FakeRegistry
+from tests.house import House, mirroring
+from tests.replies import error_of, json_of, manifests_asked
+
+APP = "library/app"
+LATEST = "/v2/app/manifests/latest"
+TABLES = ("blobs", "links", "tags", "listings")
+
+
+async def refuse_writes(mirror: House) -> None:
+    """The index can be read, and no more than that."""
+
+    def add_triggers() -> None:
+        connection = sqlite3.connect(mirror.storage / "index.db")
+        for table in TABLES:
+            for change in ("INSERT", "UPDATE", "DELETE"):
+                connection.execute(
+                    f"CREATE TRIGGER no_{change}_{table} BEFORE {change} ON {table} "
+                    "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+                )
+        connection.close()
+
+    await asyncio.to_thread(add_triggers)
+
+
+def due(registry: FakeRegistry) -> dict[str, object]:
+    return {"endpoints": [registry.url], "tag_ttl": "0s"}
+
+
+@pytest.fixture
+def image(registry: FakeRegistry) -> Image:
+    return registry.add_image(APP)
+
+
+async def test_an_index_that_takes_nothing_new_costs_no_answer(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": due(registry)}) as mirror:
+        await refuse_writes(mirror)
+        for _ in range(2):
+            assert (await mirror.get(LATEST)).body == image.manifest
+            assert (await mirror.head(LATEST)).status == 200
+            for digest in (image.config, *image.layers):
+                assert (await mirror.get(f"/v2/app/blobs/{digest}")).status == 200
+            assert json_of(await mirror.get("/v2/app/tags/list"))["tags"] == ["latest"]
+        assert manifests_asked(registry)[1] == 1, "what could not be written down is known"
+        assert registry.count("GET", "blob") == len({image.config, *image.layers})
+
+
+async def test_a_tag_that_vanished_is_gone_all_the_same(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": due(registry)}) as mirror:
+        await mirror.get(LATEST)
+        await refuse_writes(mirror)
+        registry.untag(APP, "latest")
+        for _ in range(2):
+            assert error_of(await mirror.get(LATEST)) == (404, "MANIFEST_UNKNOWN")
+
+
+async def test_a_manifest_that_the_disk_does_not_take_is_served_from_memory(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        await asyncio.to_thread(shutil.rmtree, mirror.storage / "staging")
+        for path in (LATEST, LATEST, f"/v2/app/manifests/{image.digest}"):
+            assert (await mirror.get(path)).body == image.manifest
+        assert manifests_asked(registry) == (1, 1)
+        assert mirror.stored_blobs() == set()
+        assert await mirror.metric("mirror_cache_blobs") == 0
+
+
+async def test_what_the_disk_refused_is_stored_when_it_comes_again(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        staging = mirror.storage / "staging"
+        await asyncio.to_thread(shutil.rmtree, staging)
+        assert (await mirror.get(LATEST)).status == 200
+        await asyncio.to_thread(staging.mkdir)
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        assert (await mirror.get(LATEST)).body == image.manifest
+        assert mirror.stored_blobs() == {image.digest}
