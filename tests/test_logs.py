@@ -21,6 +21,7 @@ import mirror.logs
 from mirror.logs import logging_to_stderr
 from mirror.metrics import Metrics
 from mirror.web.registry import Registry
+from mirror.web.server import Server
 from tests.fakes.client import raw_get, raw_open
 from tests.fakes.faults import Stall
 from tests.fakes.registry import FakeRegistry
@@ -235,6 +236,22 @@ async def test_a_probe_that_fails_is_answered_and_logged_alike(
     failed, probe = (line for line in log.lines if line.get("path") == "/metrics")
     assert (failed["level"], failed["event"]) == ("error", "request failed")
     assert (probe["level"], probe["event"], probe["status"]) == ("debug", "probe", 500)
+
+
+async def test_even_a_failure_of_the_wrapper_is_a_500(
+    watch: Watch, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(Server, "_accompany", fail)
+    async with watch() as log, mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        answer = await house.get("/v2/")
+    assert answer.status == 500
+    assert json.loads(answer.body)["errors"][0]["code"] == "UNKNOWN"
+    failed, request = log.lines
+    assert "ZeroDivisionError" in failed["exception"]
+    assert request["status"] == 500
 
 
 async def test_a_client_that_is_gone_before_its_answer_is_no_failure_of_ours(
