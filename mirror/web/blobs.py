@@ -25,7 +25,7 @@ _OCTETS = "application/octet-stream"
 
 
 async def send_blob(
-    request: web.Request,
+    request: web.BaseRequest,
     content: bytes | BlobReader,
     digest: Digest,
     headers: dict[str, str],
@@ -50,7 +50,7 @@ async def send_blob(
 
 
 async def _size_for(
-    request: web.Request, content: bytes | BlobReader, wanted: str | None
+    request: web.BaseRequest, content: bytes | BlobReader, wanted: str | None
 ) -> int | None:
     """None where only the end will tell, and the answer can begin without."""
     if isinstance(content, bytes):
@@ -66,7 +66,7 @@ async def _size_for(
         ) from None
 
 
-def _range_header(request: web.Request, digest: Digest) -> str | None:
+def _range_header(request: web.BaseRequest, digest: Digest) -> str | None:
     """If-Range with another ETag than ours means: the whole (RFC 9110 §13.1.5)."""
     condition = request.headers.get("If-Range")
     if condition is not None and condition.strip('"') != str(digest):
@@ -75,7 +75,9 @@ def _range_header(request: web.Request, digest: Digest) -> str | None:
 
 
 class _Sender:
-    def __init__(self, request: web.Request, content: bytes | BlobReader, metrics: Metrics) -> None:
+    def __init__(
+        self, request: web.BaseRequest, content: bytes | BlobReader, metrics: Metrics
+    ) -> None:
         self._request = request
         self._content = content
         self._metrics = metrics

@@ -29,7 +29,7 @@ HOT_ADDRESSES = 4096
 MAX_HOT_PATH_CHARACTERS = 512
 _READS = frozenset({"GET", "HEAD"})
 
-_Answer = Callable[[web.Request, Address], Awaitable[web.StreamResponse]]
+_Answer = Callable[[web.BaseRequest, Address], Awaitable[web.StreamResponse]]
 
 
 class Registry:
@@ -49,7 +49,7 @@ class Registry:
             Kind.REFERRERS: self._referrers,
         }
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Raises MirrorError."""
         facts = request[FACTS]
         address = self._address(request, facts)
@@ -61,7 +61,7 @@ class Registry:
             )
         return await answer(request, address)
 
-    def _address(self, request: web.Request, facts: Facts) -> Address:
+    def _address(self, request: web.BaseRequest, facts: Facts) -> Address:
         """Raises MirrorError; `facts` then tell the upstream as far as it was understood."""
         address = self._addresses.get(request.raw_path)
         if address is None:
@@ -74,10 +74,10 @@ class Registry:
         facts.address = address
         return address
 
-    async def _ping(self, _request: web.Request, address: Address) -> web.StreamResponse:
+    async def _ping(self, _request: web.BaseRequest, address: Address) -> web.StreamResponse:
         return json_reply({}, base_headers(address))
 
-    async def _manifest(self, request: web.Request, address: Address) -> web.StreamResponse:
+    async def _manifest(self, request: web.BaseRequest, address: Address) -> web.StreamResponse:
         repository, reference = _asked(address)
         accept = request.headers.getall("Accept", ())
         manifests = self._proxy.manifests
@@ -97,7 +97,7 @@ class Registry:
             headers["Content-Length"] = str(reply.descriptor.size_bytes)
         return web.Response(body=reply.body, headers=headers)
 
-    async def _blob(self, request: web.Request, address: Address) -> web.StreamResponse:
+    async def _blob(self, request: web.BaseRequest, address: Address) -> web.StreamResponse:
         repository, digest = _asked(address)
         assert isinstance(digest, Digest)  # noqa: S101 - so says the address's kind
         headers = base_headers(address)
@@ -116,7 +116,7 @@ class Registry:
             if not isinstance(reply.content, bytes):
                 await reply.content.aclose()
 
-    async def _tags(self, request: web.Request, address: Address) -> web.StreamResponse:
+    async def _tags(self, request: web.BaseRequest, address: Address) -> web.StreamResponse:
         repository = _asked_repository(address)
         listing = await self._proxy.listings.tags(repository, _upstream_query(request))
         request[FACTS].cache = listing.cache
@@ -128,7 +128,7 @@ class Registry:
         body = b'{"name":%b,"tags":%b}\n' % (name, listing.body)
         return web.Response(body=body, headers=headers)
 
-    async def _referrers(self, request: web.Request, address: Address) -> web.StreamResponse:
+    async def _referrers(self, request: web.BaseRequest, address: Address) -> web.StreamResponse:
         repository, digest = _asked(address)
         assert isinstance(digest, Digest)  # noqa: S101 - so says the address's kind
         listing = await self._proxy.listings.referrers(repository, digest, _upstream_query(request))
@@ -136,7 +136,7 @@ class Registry:
         headers = base_headers(address) | _referrers_headers(request, listing)
         return web.Response(body=listing.body, headers=headers)
 
-    async def _catalog(self, request: web.Request, address: Address) -> web.StreamResponse:
+    async def _catalog(self, request: web.BaseRequest, address: Address) -> web.StreamResponse:
         """What is cached: under its upstream's name, or, asked of one upstream, without it."""
         repositories = await self._proxy.catalog(address.upstream)
         names = [each.name if address.upstream else str(each) for each in repositories]
@@ -163,7 +163,7 @@ def _asked_repository(address: Address) -> Repository:
 
 
 def _blob_head(
-    request: web.Request, digest: Digest, size_bytes: int | None, headers: dict[str, str]
+    request: web.BaseRequest, digest: Digest, size_bytes: int | None, headers: dict[str, str]
 ) -> web.Response:
     headers |= {
         **content_headers(digest),
@@ -177,19 +177,19 @@ def _blob_head(
     return web.Response(headers=headers)
 
 
-def _referrers_headers(request: web.Request, listing: Listing) -> dict[str, str]:
+def _referrers_headers(request: web.BaseRequest, listing: Listing) -> dict[str, str]:
     headers = {"Content-Type": OCI_INDEX, **stale_headers(listing.stale_seconds)}
     if listing.filters_applied is not None:
         headers[FILTERS_APPLIED] = listing.filters_applied
     return headers | _link_headers(request, listing.next_query)
 
 
-def _upstream_query(request: web.Request) -> dict[str, str]:
+def _upstream_query(request: web.BaseRequest) -> dict[str, str]:
     """What is the upstream's to understand: all but our own `ns`."""
     return {name: value for name, value in request.query.items() if name != "ns"}
 
 
-def _link_headers(request: web.Request, next_query: Mapping[str, str] | None) -> dict[str, str]:
+def _link_headers(request: web.BaseRequest, next_query: Mapping[str, str] | None) -> dict[str, str]:
     """The way on, leading back the way the client came: same path, same `ns`."""
     if next_query is None:
         return {}

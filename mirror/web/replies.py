@@ -10,7 +10,9 @@ from mirror.errors import MirrorError, Offline, UpstreamNotFound
 from mirror.manifest import Descriptor
 from mirror.names import Digest
 
-API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
+# Names and versions of libraries are nobody's business.
+SOFTWARE = {"Server": "mirror"}
+_COMMON = {"Docker-Distribution-API-Version": "registry/2.0", **SOFTWARE}
 _JSON = "application/json"
 # RFC 9111 §5.5 has retired the Warning header; clients of registries still show it.
 _STALE_WARNING = '110 - "Response is Stale"'
@@ -21,8 +23,8 @@ def base_headers(address: Address) -> dict[str, str]:
     Proxying").
     """
     if address.upstream is None:
-        return dict(API_VERSION)
-    return {**API_VERSION, "OCI-Namespace": address.upstream}
+        return dict(_COMMON)
+    return {**_COMMON, "OCI-Namespace": address.upstream}
 
 
 def stale_headers(stale_seconds: float | None) -> dict[str, str]:
@@ -56,7 +58,7 @@ def error_reply(error: MirrorError, address: Address) -> web.Response:
     return json_reply(document, headers, error.status)
 
 
-def is_unchanged(request: web.Request, digest: Digest) -> bool:
+def is_unchanged(request: web.BaseRequest, digest: Digest) -> bool:
     """If-None-Match (RFC 9110 §13.1.2) against the digest, which is the ETag."""
     header = ",".join(request.headers.getall("If-None-Match", ()))
     tags = {tag.strip().removeprefix("W/").strip('"') for tag in header.split(",")}

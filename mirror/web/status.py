@@ -7,9 +7,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from mirror.errors import MirrorError
 from mirror.metrics import Metrics
+from mirror.web.replies import SOFTWARE
 
 CheckReady = Callable[[], Awaitable[None]]
-Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Status:
@@ -28,19 +29,19 @@ class Status:
             "/metrics": self._metrics_page,
         }
 
-    async def _healthz(self, _request: web.Request) -> web.Response:
-        return web.Response(text="alive\n")
+    async def _healthz(self, _request: web.BaseRequest) -> web.Response:
+        return web.Response(text="alive\n", headers=SOFTWARE)
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
+    async def _readyz(self, _request: web.BaseRequest) -> web.Response:
         if self.is_draining:
-            return web.Response(status=503, text="draining\n")
+            return web.Response(status=503, text="draining\n", headers=SOFTWARE)
         try:
             await self._check_ready()
         except MirrorError as error:
-            return web.Response(status=503, text=f"{error.message}\n")
-        return web.Response(text="ready\n")
+            return web.Response(status=503, text=f"{error.message}\n", headers=SOFTWARE)
+        return web.Response(text="ready\n", headers=SOFTWARE)
 
-    async def _metrics_page(self, _request: web.Request) -> web.Response:
+    async def _metrics_page(self, _request: web.BaseRequest) -> web.Response:
         return web.Response(
-            body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST, **SOFTWARE}
         )
