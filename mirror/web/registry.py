@@ -110,7 +110,7 @@ class Registry:
         facts.cache = reply.cache
         try:
             if is_unchanged(request, digest):
-                return web.Response(status=304, headers=headers | content_headers(digest))
+                return web.Response(status=304, headers={**headers, **content_headers(digest)})
             return await send_blob(request, reply.content, digest, headers, self._metrics)
         finally:
             if not isinstance(reply.content, bytes):

@@ -1,6 +1,8 @@
 """Headers and bodies that all answers share; errors become OCI JSON here and nowhere else."""
 
 import json
+from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 
 from aiohttp import web
@@ -14,6 +16,7 @@ from mirror.names import Digest
 SOFTWARE = {"Server": "mirror"}
 _COMMON = {"Docker-Distribution-API-Version": "registry/2.0", **SOFTWARE}
 _JSON = "application/json"
+HOT_DIGESTS = 4096
 # RFC 9111 §5.5 has retired the Warning header; clients of registries still show it.
 _STALE_WARNING = '110 - "Response is Stale"'
 
@@ -33,7 +36,8 @@ def stale_headers(stale_seconds: float | None) -> dict[str, str]:
     return {"Warning": _STALE_WARNING, "Age": str(int(stale_seconds))}
 
 
-def content_headers(digest: Digest) -> dict[str, str]:
+@lru_cache(HOT_DIGESTS)
+def content_headers(digest: Digest) -> Mapping[str, str]:
     return {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
 
 
@@ -60,9 +64,11 @@ def error_reply(error: MirrorError, address: Address) -> web.Response:
 
 def is_unchanged(request: web.BaseRequest, digest: Digest) -> bool:
     """If-None-Match (RFC 9110 §13.1.2) against the digest, which is the ETag."""
-    header = ",".join(request.headers.getall("If-None-Match", ()))
-    tags = {tag.strip().removeprefix("W/").strip('"') for tag in header.split(",")}
-    return bool(header) and bool(tags & {"*", str(digest)})
+    headers = request.headers.getall("If-None-Match", ())
+    tags = {
+        tag.strip().removeprefix("W/").strip('"') for each in headers for tag in each.split(",")
+    }
+    return not tags.isdisjoint(("*", str(digest)))
 
 
 def _code_of(error: MirrorError, kind: Kind) -> str:
