@@ -169,8 +169,8 @@ def staged_blob(tmp_path: Path) -> StagedBlob:
 
 
 def test_a_blob_may_be_written_in_any_order(staged_blob: StagedBlob, tmp_path: Path) -> None:
-    staged_blob.write(60_000, [DATA[60_000:]])
-    staged_blob.write(0, [DATA[:60_000]])
+    staged_blob.write(60_000, memoryview(DATA[60_000:]))
+    staged_blob.write(0, memoryview(DATA[:60_000]))
     staged_blob.hash(0, 10)
     staged_blob.hash(10, len(DATA))
     assert staged_blob.is_right()
@@ -181,14 +181,14 @@ def test_a_blob_may_be_written_in_any_order(staged_blob: StagedBlob, tmp_path: P
 
 
 def test_a_blob_with_a_wrong_byte_is_not_right(staged_blob: StagedBlob) -> None:
-    staged_blob.write(0, [DATA[:-1] + b"?"])
+    staged_blob.write(0, memoryview(DATA[:-1] + b"?"))
     staged_blob.hash(0, len(DATA))
     assert not staged_blob.is_right()
     staged_blob.discard()
 
 
 def test_what_is_not_there_is_not_hashed(staged_blob: StagedBlob) -> None:
-    staged_blob.write(0, [DATA[:100]])
+    staged_blob.write(0, memoryview(DATA[:100]))
     with pytest.raises(OSError, match="ends at 100, expected 101"):
         staged_blob.hash(0, 101)
     staged_blob.discard()
@@ -199,14 +199,14 @@ def test_a_disk_that_takes_a_little_at_a_time(
 ) -> None:
     pwrite: Callable[[int, memoryview, int], int] = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:999], at))
-    staged_blob.write(0, [DATA])
+    staged_blob.write(0, memoryview(DATA))
     staged_blob.hash(0, len(DATA))
     assert staged_blob.is_right()
     staged_blob.discard()
 
 
 def test_readers_of_a_blob_stay_through_its_commit(staged_blob: StagedBlob) -> None:
-    staged_blob.write(0, [DATA])
+    staged_blob.write(0, memoryview(DATA))
     with staged_blob.open_reader() as before:
         staged_blob.commit()
         with staged_blob.open_reader() as after:
@@ -214,7 +214,7 @@ def test_readers_of_a_blob_stay_through_its_commit(staged_blob: StagedBlob) -> N
 
 
 def test_discarding_may_be_done_at_any_time(staged_blob: StagedBlob, tmp_path: Path) -> None:
-    staged_blob.write(0, [DATA])
+    staged_blob.write(0, memoryview(DATA))
     for _ in range(2):
         staged_blob.discard()
     with pytest.raises(FileNotFoundError):

@@ -15,11 +15,11 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from mirror.downloads.arrival import Arrival
 from mirror.downloads.coverage import Coverage
-from mirror.downloads.writer import Writer
 from mirror.errors import UpstreamBroken, UpstreamError, UpstreamFailing
 from mirror.metrics import Metrics
 from mirror.store.staging import HASH_STEP_BYTES
@@ -50,8 +50,7 @@ class Transfer:
         self._threads = threads
         self._metrics = metrics
         self._coverage = Coverage(arrival.present)
-        # What fill has read but not written yet: from the first to the second position.
-        self._fill_written = self._fill_read = 0
+        self._fill_position = 0
         self._takes_ranges: bool | None = None
         self._pieces = 0
         self._failed_pieces = 0
@@ -98,23 +97,24 @@ class Transfer:
 
     async def _fetch_from(self, start: int) -> None:
         arrival = self._arrival
-        self._fill_written = self._fill_read = start
+        self._fill_position = start
         stop = self._gap_end(start)
         async with self._client.get_blob(
             arrival.source.name, arrival.digest, start, stop
         ) as answer:
             self._check_answer(answer, start)
             arrival.announce(answer.size_bytes)
-            async with Writer(answer.start, self._write_missing, self._tasks) as writer:
-                async for chunk in answer.chunks():
-                    self._check_room(writer.position + len(chunk))
-                    await writer.put(chunk)
-                    self._fill_written, self._fill_read = writer.written, writer.position
-                    if self._may_skip(writer.position):
+            position = answer.start
+            async with aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    self._check_room(position + len(chunk))
+                    position = await self._write_missing(position, chunk)
+                    self._fill_position = position
+                    if self._may_skip(position):
                         return
-        self._check_end(writer.position, stop)
+        self._check_end(position, stop)
         if arrival.size_bytes is None:
-            arrival.end_at(writer.position)
+            arrival.end_at(position)
 
     def _gap_end(self, start: int) -> int | None:
         """Where fill's next answer may end, since somebody has or fetches what follows."""
@@ -160,21 +160,21 @@ class Transfer:
     def _is_complete(self) -> bool:
         return self._arrival.present.reach(0) == self._arrival.size_bytes
 
-    async def _write_missing(self, begin: int, chunks: list[bytes]) -> None:
-        """Of chunks that follow one another, what is neither there nor being written."""
-        end = begin + sum(map(len, chunks))
+    async def _write_missing(self, begin: int, chunk: bytes | memoryview) -> int:
+        """Of a chunk, what is neither there nor being written; returns the chunk's end."""
+        end = begin + len(chunk)
+        view = memoryview(chunk)
         position = begin
         while (gap := self._coverage.gap(position, end)) is not None:
             start, position = gap
-            data = chunks
-            if gap != (begin, end):
-                data = [b"".join(chunks)[start - begin : position - begin]]
+            data = view[start - begin : position - begin]
             self._coverage.writing.add(start, position)
             try:
                 await in_thread(self._threads, self._arrival.staged.write, start, data)
             finally:
                 self._coverage.writing.remove(start, position)
             self._arrival.wrote(start, position)
+        return end
 
     # --- pieces ---------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class Transfer:
         if (
             size_bytes is None
             or not self._may_begin_piece()
-            or self._fill_written <= start < self._fill_read + FAR_AHEAD_BYTES
+            or self._fill_position <= start < self._fill_position + FAR_AHEAD_BYTES
             or self._coverage.coming(start) > start
         ):
             return
@@ -226,10 +226,11 @@ class Transfer:
                 return
             if answer.start != start or not self._may_be_size(answer.size_bytes):
                 raise UpstreamBroken(self._client.name, "answered with another part than asked for")
-            async with Writer(start, self._write_missing, self._tasks) as writer:
-                async for chunk in answer.chunks():
-                    await writer.put(chunk[: stop - writer.position])
-                    if writer.position >= stop:
+            position = start
+            async with aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    position = await self._write_missing(position, chunk[: stop - position])
+                    if position >= stop:
                         return
         raise UpstreamBroken(self._client.name, "ended a part of a blob before its end")
 

@@ -11,8 +11,6 @@ from mirror.store.filesystem import BlobStore
 
 # What is hashed in one go: large, so that the hash seldom has to wait for the interpreter.
 HASH_STEP_BYTES = 4 * 1024 * 1024
-# Linux writes at most 1,024 buffers in one call (IOV_MAX).
-_MAX_BUFFERS = 512
 
 _thread = threading.local()
 
@@ -39,22 +37,11 @@ class StagedBlob:
         except FileNotFoundError:  # committed a moment ago
             return self._store.blob_path(self._digest).open("rb", buffering=0)
 
-    def write(self, offset: int, chunks: list[bytes]) -> None:
-        """Chunks that follow one another."""
-        for first in range(0, len(chunks), _MAX_BUFFERS):
-            batch = chunks[first : first + _MAX_BUFFERS]
-            size_bytes = sum(map(len, batch))
-            written = os.pwritev(self._descriptor, batch, offset)
-            if written < size_bytes:
-                self._write_rest(offset + written, b"".join(batch)[written:])
-            offset += size_bytes
-
-    def _write_rest(self, offset: int, data: bytes) -> None:
-        """What a write that was cut short left; on a full disk the next one tells."""
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[written:], offset + written
+    def write(self, offset: int, data: memoryview) -> None:
+        """All of it; on a full disk a write that was cut short is told by the next one."""
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
 
     def hash(self, start: int, end: int) -> None:
         """Feeds [start, end) to the hash; calls must follow one another without a gap."""

@@ -2,8 +2,8 @@
 errors.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
@@ -20,6 +20,7 @@ from mirror.manifest import ACCEPT_EVERYTHING, MANIFEST_LIMIT_BYTES, bare_type
 from mirror.metrics import Metrics
 from mirror.names import Digest, Reference, shown
 from mirror.upstream.answers import error_of, login_error_of, most_telling
+from mirror.upstream.body import read_body
 from mirror.upstream.challenge import Challenge, parse_challenges
 from mirror.upstream.definition import Account, Upstream
 from mirror.upstream.ratelimit import RateLimits
@@ -73,13 +74,16 @@ class BlobAnswer:
         whole_bytes = response.content_length if not self.is_partial else None
         self.size_bytes = told[2] if self.is_partial and told else whole_bytes
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Raises UpstreamError when the transfer breaks or stalls."""
+    async def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
+        """Each one is good until the next is asked for, and more arrives meanwhile.
+
+        Raises UpstreamError when the transfer breaks or stalls, after all that arrived.
+        """
         try:
-            # As they came from the socket: iter_any would copy them into one first.
-            async for chunk, _ in self._response.content.iter_chunks():
-                self._client.received("blob", len(chunk))
-                if chunk:
+            body = read_body(self._response, self._client.upstream.idle_timeout_seconds)
+            async with aclosing(body):
+                async for chunk in body:
+                    self._client.received("blob", len(chunk))
                     yield chunk
         except (aiohttp.ClientError, OSError) as error:
             raise self._client.transport.error_of(error, self._response.url) from error

@@ -1,0 +1,110 @@
+"""The body of a blob's answer, received straight into two blocks of our own.
+
+aiohttp hands out each piece of a body as an object of its own, copied out of the one that the
+socket was read into. Where the length is known, another protocol takes the connection for as long
+as the body lasts: the socket, or TLS, fills one block while the reader writes the other one to the
+disk. Then aiohttp has its connection back, ready for the next request.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+import aiohttp
+
+# What a reader gets at most at once; a connection holds two of them.
+BLOCK_BYTES = 1024 * 1024
+
+
+async def read_body(
+    response: aiohttp.ClientResponse, idle_timeout_seconds: float
+) -> AsyncGenerator[bytes | memoryview, None]:
+    """Each piece is good until the next one is asked for.
+
+    Raises aiohttp.ClientError, or OSError (TimeoutError when nothing came for
+    `idle_timeout_seconds`), once all that arrived has been handed out.
+    """
+    connection = response.connection
+    if connection is None or not _ends_by_length(response):
+        async for chunk in response.content.iter_any():
+            yield chunk
+        return
+    handler, transport = connection.protocol, connection.transport
+    assert handler is not None and transport is not None  # noqa: S101, PT018 - an open connection
+    early = response.content.read_nowait()
+    handler.pause_reading()  # which ends its time-out too
+    missing_bytes = (response.content_length or 0) - response.content.total_bytes
+    receiver = Receiver(transport, missing_bytes, handler.connection_lost)
+    try:
+        if early:
+            yield early
+        while (block := await receiver.next_block(idle_timeout_seconds)) is not None:
+            yield block
+    finally:
+        transport.set_protocol(handler)
+        if receiver.missing_bytes == 0:
+            response.content.feed_eof()
+
+
+def _ends_by_length(response: aiohttp.ClientResponse) -> bool:
+    return response.content_length is not None and "Transfer-Encoding" not in response.headers
+
+
+class Receiver(asyncio.BufferedProtocol):
+    """Takes `missing_bytes` from a connection, not one more, and reads no further ahead than one
+    block.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        missing_bytes: int,
+        on_lost: Callable[[Exception | None], None],
+    ) -> None:
+        size_bytes = min(BLOCK_BYTES, missing_bytes)
+        self.missing_bytes = missing_bytes
+        self._filling = memoryview(bytearray(size_bytes))
+        self._handed_out = memoryview(bytearray(size_bytes))
+        self._filled_bytes = 0
+        self._news: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._transport = transport
+        self._on_lost = on_lost
+        transport.set_protocol(self)
+        transport.resume_reading()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        start = self._filled_bytes
+        return self._filling[start : start + self.missing_bytes]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled_bytes += nbytes
+        self.missing_bytes -= nbytes
+        if not self.missing_bytes or self._filled_bytes == len(self._filling):
+            self._transport.pause_reading()
+        self._tell()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._error = exc or aiohttp.ClientPayloadError("the body ended before its end")
+        self._on_lost(exc)
+        self._tell()
+
+    async def next_block(self, idle_timeout_seconds: float) -> memoryview | None:
+        """What has come, waited for if need be; None at the end of the body."""
+        if not self._filled_bytes and not self.missing_bytes:
+            return None
+        if not self._filled_bytes and self._error is None:
+            self._news = asyncio.get_running_loop().create_future()
+            async with asyncio.timeout(idle_timeout_seconds):
+                await self._news
+        if not self._filled_bytes and self._error is not None:
+            raise self._error
+        block = self._filling[: self._filled_bytes]
+        self._filling, self._handed_out = self._handed_out, self._filling
+        self._filled_bytes = 0
+        if self.missing_bytes:
+            self._transport.resume_reading()
+        return block
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)

@@ -1,0 +1,64 @@
+"""Bodies of several blocks, over plain HTTP and TLS: all bytes, in order, and the connection lives
+on.
+"""
+
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from mirror.upstream.body import BLOCK_BYTES
+from tests.fakes.client import raw_get
+from tests.fakes.faults import Cut, NoLength
+from tests.fakes.registry import FakeRegistry
+from tests.house import House, mirroring
+from tests.layers import UPSTREAM, add_layer, some_bytes
+
+SIZES = (1, 65_536, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 7 * BLOCK_BYTES + 77)
+
+
+@pytest.fixture(params=["http", "https"])
+async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[FakeRegistry]:
+    tls = None
+    if request.param == "https":
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    async with FakeRegistry(tls=tls) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def house(upstream: FakeRegistry, tmp_path: Path) -> AsyncIterator[House]:
+    settings = {"endpoints": [upstream.url], "tls": {"skip_verify": True}, "idle_timeout": "1s"}
+    async with mirroring(tmp_path, {UPSTREAM: settings}) as house:
+        yield house
+
+
+async def test_blobs_of_all_sizes_come_over_one_connection(
+    house: House, upstream: FakeRegistry
+) -> None:
+    for seed, size_bytes in enumerate(SIZES):
+        data = some_bytes(size_bytes, seed=seed)
+        answer = await raw_get(house.url + add_layer(upstream, data))
+        assert (answer.status, answer.body) == (200, data)
+    assert upstream.connections_accepted == 1
+
+
+@pytest.mark.parametrize("at", [1, BLOCK_BYTES, 3 * BLOCK_BYTES + 5])
+async def test_what_arrived_before_a_break_is_not_fetched_again(
+    house: House, upstream: FakeRegistry, at: int
+) -> None:
+    data = some_bytes(5 * BLOCK_BYTES)
+    upstream.fail(Cut(at), kind="blob", times=1)
+    answer = await raw_get(house.url + add_layer(upstream, data))
+    assert answer.body == data
+    assert upstream.body_bytes() == len(data)
+
+
+async def test_a_body_without_a_length_comes_whole(house: House, upstream: FakeRegistry) -> None:
+    data = some_bytes(3 * BLOCK_BYTES + 1)
+    upstream.fail(NoLength(), kind="blob")
+    answer = await raw_get(house.url + add_layer(upstream, data))
+    assert answer.body == data
