@@ -14,6 +14,7 @@ from mirror.metrics import Metrics
 from mirror.proxy.proxy import Proxy
 from mirror.store.filesystem import BlobStore
 from mirror.store.index import Index
+from mirror.upstream.body import Blocks
 from mirror.upstream.client import UpstreamClient
 from mirror.upstream.definition import Account, Upstream
 from mirror.web.registry import Registry
@@ -37,8 +38,9 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         index = await Index.open(store.index_path)
         house.push_async_callback(index.aclose)
         clients: dict[str, UpstreamClient] = {}
+        blocks = Blocks()
         for upstream in upstreams_of(settings):
-            client = UpstreamClient(upstream, metrics, offline=settings.offline)
+            client = UpstreamClient(upstream, metrics, blocks, offline=settings.offline)
             clients[upstream.name] = client
             house.push_async_callback(client.aclose)
         proxy = Proxy(store, index, clients, metrics)

@@ -18,6 +18,7 @@ from tests.fakes.faults import (
     Header,
     IgnoreRange,
     NoLength,
+    OtherBody,
     Reset,
     Stall,
     Status,
@@ -438,3 +439,34 @@ async def test_a_stalled_upstream_holds_up_no_other_blob(
         registry.release()
     assert [task.result().body for task in waiting] == stuck
     assert (await raw_get(house.url + "/healthz")).status == 200
+
+
+async def cached_manifest(house: House, registry: FakeRegistry) -> str:
+    """The path of an image's layer; the mirror knows its size by the manifest alone."""
+    registry.add_image(APP, layers=[DATA])
+    assert (await house.get(f"/v2/{UPSTREAM}/{APP}/manifests/latest")).status == 200
+    return path_of(digest_of(DATA))
+
+
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=2000-2099"}])
+async def test_what_cannot_be_the_blob_by_its_size_is_an_error_at_once(
+    house: House, registry: FakeRegistry, headers: dict[str, str]
+) -> None:
+    path = await cached_manifest(house, registry)
+    rule = registry.fail(OtherBody(b"not the layer"), kind="blob", times=1)
+    answer = await house.get(path, headers)
+    assert answer.status == 502
+    assert b"has another size" in answer.body
+    assert rule.used == 1
+    assert (await house.get(path)).body == DATA
+
+
+async def test_a_range_of_a_blob_whose_size_only_the_manifest_tells_comes_as_its_bytes_do(
+    house: House, registry: FakeRegistry
+) -> None:
+    path = await cached_manifest(house, registry)
+    gate = Gate(1_000_000)
+    registry.fail(NoLength(), gate, kind="blob")
+    answer = await get_behind_gate(house.url + path, gate, {"Range": "bytes=100-199"})
+    assert (answer.status, answer.body) == (206, DATA[100:200])
+    assert answer.headers["Content-Range"] == f"bytes 100-199/{len(DATA)}"

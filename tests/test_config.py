@@ -159,6 +159,11 @@ def test_wrong_values(tmp_path: Path, text: str, path: str, message: str) -> Non
             "alias",
             "an alias is lower-case letters and digits, separated by single . _ or -",
         ),
+        (
+            "{endpoints: ['http://x'], alias: v2}",
+            "alias",
+            "every path begins with v2; an alias needs a name of its own",
+        ),
         ("{endpoints: ['http://x'], alias: on}", "alias", A_TEXT),
         (
             "{endpoints: ['http://x'], path_prefix: A/}",

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from mirror.upstream.body import BLOCK_BYTES
+from mirror.upstream.body import FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES, MAX_GROWN_BYTES, Blocks
 from tests.fakes.client import raw_get
 from tests.fakes.faults import Cut, NoLength
 from tests.fakes.registry import FakeRegistry
 from tests.house import House, mirroring
 from tests.layers import UPSTREAM, add_layer, some_bytes
 
-SIZES = (1, 65_536, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 7 * BLOCK_BYTES + 77)
+SIZES = (1, 65_536, FIRST_BLOCK_BYTES - 1, FIRST_BLOCK_BYTES, FIRST_BLOCK_BYTES + 1, 12_000_077)
 
 
 @pytest.fixture(params=["http", "https"])
@@ -46,11 +46,11 @@ async def test_blobs_of_all_sizes_come_over_one_connection(
     assert upstream.connections_accepted == 1
 
 
-@pytest.mark.parametrize("at", [1, BLOCK_BYTES, 3 * BLOCK_BYTES + 5])
+@pytest.mark.parametrize("at", [1, FIRST_BLOCK_BYTES, 3 * FIRST_BLOCK_BYTES + 5])
 async def test_what_arrived_before_a_break_is_not_fetched_again(
     house: House, upstream: FakeRegistry, at: int
 ) -> None:
-    data = some_bytes(5 * BLOCK_BYTES)
+    data = some_bytes(5 * FIRST_BLOCK_BYTES)
     upstream.fail(Cut(at), kind="blob", times=1)
     answer = await raw_get(house.url + add_layer(upstream, data))
     assert answer.body == data
@@ -58,7 +58,22 @@ async def test_what_arrived_before_a_break_is_not_fetched_again(
 
 
 async def test_a_body_without_a_length_comes_whole(house: House, upstream: FakeRegistry) -> None:
-    data = some_bytes(3 * BLOCK_BYTES + 1)
+    data = some_bytes(3 * FIRST_BLOCK_BYTES + 1)
     upstream.fail(NoLength(), kind="blob")
     answer = await raw_get(house.url + add_layer(upstream, data))
     assert answer.body == data
+
+
+def test_blocks_grow_as_far_as_all_together_may() -> None:
+    blocks = Blocks()
+    taken = [memoryview(bytearray(FIRST_BLOCK_BYTES)) for _ in range(64)]
+    for _ in range(8):
+        taken = [blocks.larger(block) for block in taken]
+    sizes = [len(block) for block in taken]
+    assert sum(sizes) <= 64 * FIRST_BLOCK_BYTES + MAX_GROWN_BYTES
+    for block in taken:
+        blocks.give_back(block)
+    alone = memoryview(bytearray(FIRST_BLOCK_BYTES))
+    for _ in range(8):
+        alone = blocks.larger(alone)
+    assert len(alone) == MAX_BLOCK_BYTES

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ import pytest
 from publicsuffixlist import PublicSuffixList
 from yarl import URL
 
-from mirror.errors import MirrorError
+from mirror.errors import (
+    MirrorError,
+    UpstreamBroken,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamUnreachable,
+)
 from mirror.upstream import realms
 from mirror.upstream.challenge import Challenge
 from mirror.upstream.definition import Account, Upstream
@@ -434,10 +440,13 @@ class TokenServer:
     def __init__(self, expires_in: str | None = "300") -> None:
         self.now = 1000.0
         self.asked: list[tuple[str, str]] = []
+        self.problem: UpstreamError | None = None
         self._expires_in = expires_in
 
     async def ask(self, url: URL, authorization: str | None, account: str) -> bytes:
         self.asked.append((url.query.get("scope", ""), account))
+        if self.problem is not None:
+            raise self.problem
         more = "" if self._expires_in is None else f',"expires_in": {self._expires_in}'
         return f'{{"token": "t{len(self.asked)}"{more}}}'.encode()
 
@@ -526,3 +535,37 @@ async def test_a_login_that_is_refused_is_not_sent_again() -> None:
     header = await logins.answer(ENDPOINT, APP, alice, [Challenge("basic")], None)
     with pytest.raises(MirrorError, match="alice"):
         await logins.answer(ENDPOINT, APP, alice, [Challenge("basic")], header)
+
+
+async def test_a_realm_that_was_wrong_once_is_not_held_to(
+    private: FakeRegistry, tmp_path: Path
+) -> None:
+    assert isinstance(private.auth, BearerAuth)
+    async with asking(private, tmp_path, ALICE) as house:
+        private.auth.challenge = [BEARER.replace("{realm}", f"{private.url}/no-such-realm")]
+        assert (await house.get(TAG)).status == 502
+        private.auth.challenge = None
+        assert (await house.get(TAG)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("problem", "is_raised"),
+    [
+        (UpstreamBroken("hub.test", "answered 404"), False),
+        (UpstreamDenied("hub.test", "refuses alice"), False),
+        (UpstreamUnreachable("hub.test", "no route"), True),
+    ],
+)
+async def test_a_realm_that_no_longer_answers_is_forgotten(
+    problem: UpstreamError, is_raised: bool
+) -> None:
+    """Then the registry is asked without a login, and names the realm anew."""
+    source = TokenServer()
+    logins = source.logins()
+    await logins.answer(ENDPOINT, APP, None, [CHALLENGE], None)
+    source.now += 400
+    source.problem = problem
+    with pytest.raises(UpstreamUnreachable) if is_raised else nullcontext():
+        assert await logins.remembered(ENDPOINT, APP, None) is None
+    assert await logins.remembered(ENDPOINT, APP, None) is None
+    await logins.aclose()

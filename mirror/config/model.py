@@ -26,6 +26,7 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:\d{1,5})?", re.ASCII)
 _ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII)
 _ALIAS = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*", re.ASCII)
 _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
+_ROOT_OF_THE_API = "v2"
 _OTHER_NAMES_OF_DOCKER_HUB = ("index.docker.io", "registry-1.docker.io")
 
 # The registries that a mirror serves without any configuration, and where their API is.
@@ -97,6 +98,8 @@ def _endpoint(value: str) -> str:
 def _alias(value: str) -> str:
     if not _ALIAS.fullmatch(value):
         raise ValueError("an alias is lower-case letters and digits, separated by single . _ or -")
+    if value == _ROOT_OF_THE_API:
+        raise ValueError("every path begins with v2; an alias needs a name of its own")
     return value
 
 

@@ -23,10 +23,18 @@ class Arrival:
     verified, or failed at any point.
     """
 
-    def __init__(self, digest: Digest, source: Repository, staged: StagedBlob) -> None:
+    def __init__(
+        self,
+        digest: Digest,
+        source: Repository,
+        staged: StagedBlob,
+        expected_bytes: int | None = None,
+    ) -> None:
+        """`expected_bytes` is the size by a manifest of the source, where one was seen."""
         self.digest = digest
         self.source = source
         self.staged = staged
+        self.expected_bytes = expected_bytes
         self.size_bytes: int | None = None
         self.size_told = False
         self.present = Intervals()
@@ -38,8 +46,11 @@ class Arrival:
         self.wanted: Callable[[int, int | None], None] = lambda start, end: None
 
     def announce(self, size_bytes: int | None) -> None:
-        """The upstream has answered, and may have told the size."""
+        """The upstream has answered, and may have told the size, which is then the expected
+        one.
+        """
         self.announced = True
+        size_bytes = self.expected_bytes if size_bytes is None else size_bytes
         if size_bytes is not None:
             self.size_bytes, self.size_told = size_bytes, True
         self.pulse.beat()

@@ -63,17 +63,19 @@ class Downloads:
     def find(self, digest: Digest) -> Arrival | None:
         return self._arrivals.get(digest)
 
-    async def join(self, repository: Repository, digest: Digest) -> tuple[Arrival, bool]:
+    async def join(
+        self, repository: Repository, digest: Digest, expected_bytes: int | None
+    ) -> tuple[Arrival, bool]:
         """The blob's arrival, once the upstream has answered, and whether it was under way before.
 
-        An arrival that fails for the repository which began it is begun anew for this one. Raises
-        MirrorError.
+        `expected_bytes` is its size where a manifest of this repository told it. An arrival that
+        fails for the repository which began it is begun anew for this one. Raises MirrorError.
         """
         while True:
             arrival = self._arrivals.get(digest)
             joined = arrival is not None
             if arrival is None:
-                arrival = self._begin(repository, digest)
+                arrival = self._begin(repository, digest, expected_bytes)
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await arrival.wait_announced()
@@ -96,13 +98,13 @@ class Downloads:
         for threads in (self._threads, self._commits):
             await asyncio.to_thread(threads.shutdown)
 
-    def _begin(self, repository: Repository, digest: Digest) -> Arrival:
+    def _begin(self, repository: Repository, digest: Digest, expected_bytes: int | None) -> Arrival:
         if len(self._arrivals) >= MAX_ARRIVALS:
             raise TooBusy(
                 f"this mirror is downloading {MAX_ARRIVALS} blobs; it takes on no more for now",
                 headers={"Retry-After": str(_RETRY_SECONDS)},
             )
-        arrival = Arrival(digest, repository, StagedBlob(self._store, digest))
+        arrival = Arrival(digest, repository, StagedBlob(self._store, digest), expected_bytes)
         self._arrivals[digest] = arrival
         task = asyncio.get_running_loop().create_task(
             self._bring(arrival), name=f"arrival {digest}"

@@ -128,7 +128,9 @@ class Transfer:
         """Raises UpstreamBroken for a part that was not asked for, or of something else."""
         if start:
             self._takes_ranges = answer.is_partial
-        if answer.start not in (0, start) or not self._may_be_size(answer.size_bytes):
+        if not self._may_be_size(answer.size_bytes):
+            raise UpstreamBroken(self._client.name, f"has another size for {self._arrival.digest}")
+        if answer.start not in (0, start):
             raise UpstreamBroken(self._client.name, "answered with another part than asked for")
 
     def _check_room(self, end: int) -> None:
@@ -146,10 +148,11 @@ class Transfer:
 
     def _may_be_size(self, told: int | None) -> bool:
         """Until the size is known, everything lies in one run from 0."""
-        known = self._arrival.size_bytes
+        arrival = self._arrival
+        known = arrival.expected_bytes if arrival.size_bytes is None else arrival.size_bytes
         if told is None or known is not None:
             return told in (None, known)
-        return told >= self._arrival.present.reach(0)
+        return told >= arrival.present.reach(0)
 
     def _may_skip(self, position: int) -> bool:
         """Whether so much of what follows is there, or being fetched, that asking anew behind it

@@ -65,7 +65,11 @@ class Blobs:
 
     async def open(self, repository: Repository, digest: Digest) -> BlobReply:
         """Raises MirrorError; a miss once the upstream's answer to the download is in."""
-        proof = await self._proof_at_hand(repository, digest)
+        known = await self._access.known(repository, digest)
+        if known is None:
+            self._absences.check("blob", repository, digest)
+        proof = Cache.HIT if known is not None else None
+        expected_bytes = known.size_bytes if known is not None else None
         while True:
             found = await self._find(digest)
             if proof is None and not _is_fetched_by(repository, found):
@@ -80,7 +84,7 @@ class Blobs:
             if isinstance(found, bytes):
                 return BlobReply(found, proof or Cache.HIT)
             try:
-                arrival, joined = await self._downloads.join(repository, digest)
+                arrival, joined = await self._downloads.join(repository, digest, expected_bytes)
             except UpstreamNotFound:
                 self._absences.note("blob", repository, digest)
                 raise
@@ -88,13 +92,6 @@ class Blobs:
             reader = await ArrivalReader.open(arrival, self._metrics)
             if reader is not None:
                 return BlobReply(reader, Cache.JOINED if joined else Cache.MISS)
-
-    async def _proof_at_hand(self, repository: Repository, digest: Digest) -> Cache | None:
-        """Whether the repository is known to hold the blob. Raises RememberedAbsence."""
-        if await self._access.known(repository, digest) is not None:
-            return Cache.HIT
-        self._absences.check("blob", repository, digest)
-        return None
 
     async def _prove(self, repository: Repository, digest: Digest) -> Descriptor:
         try:

@@ -20,7 +20,7 @@ from mirror.manifest import ACCEPT_EVERYTHING, MANIFEST_LIMIT_BYTES, bare_type
 from mirror.metrics import Metrics
 from mirror.names import Digest, Reference, shown
 from mirror.upstream.answers import error_of, login_error_of, most_telling
-from mirror.upstream.body import read_body
+from mirror.upstream.body import Blocks, read_body
 from mirror.upstream.challenge import Challenge, parse_challenges
 from mirror.upstream.definition import Account, Upstream
 from mirror.upstream.ratelimit import RateLimits
@@ -66,6 +66,8 @@ class BlobAnswer:
     def __init__(self, client: "UpstreamClient", response: aiohttp.ClientResponse) -> None:
         self._client = client
         self._response = response
+        if bare_type(response.content_type) == "text/html":
+            raise UpstreamBroken(client.name, "sent a web page in place of a blob")
         told = parse_content_range(response.headers.get("Content-Range"))
         self.is_partial = response.status == 206
         if self.is_partial and told is None:
@@ -80,7 +82,9 @@ class BlobAnswer:
         Raises UpstreamError when the transfer breaks or stalls, after all that arrived.
         """
         try:
-            body = read_body(self._response, self._client.upstream.idle_timeout_seconds)
+            body = read_body(
+                self._response, self._client.upstream.idle_timeout_seconds, self._client.blocks
+            )
             async with aclosing(body):
                 async for chunk in body:
                     self._client.received("blob", len(chunk))
@@ -92,8 +96,11 @@ class BlobAnswer:
 class UpstreamClient:
     """All methods raise UpstreamError; none opens a socket when `offline`."""
 
-    def __init__(self, upstream: Upstream, metrics: Metrics, *, offline: bool = False) -> None:
+    def __init__(
+        self, upstream: Upstream, metrics: Metrics, blocks: Blocks, *, offline: bool = False
+    ) -> None:
         self.upstream = upstream
+        self.blocks = blocks
         self.name = upstream.name
         self.transport = Transport(upstream, metrics)
         self._metrics = metrics
@@ -137,9 +144,7 @@ class UpstreamClient:
             async with self.get_blob(repository_name, digest, 0, 1) as answer:
                 return answer.size_bytes
         response.release()
-        if bare_type(response.content_type) == "text/html":
-            raise UpstreamBroken(self.name, f"sent a web page in place of blob {digest}")
-        return response.content_length
+        return BlobAnswer(self, response).size_bytes
 
     @asynccontextmanager
     async def get_blob(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from cachetools import LRUCache
 from yarl import URL
 
-from mirror.errors import UpstreamBroken, UpstreamDenied
+from mirror.errors import UpstreamBroken, UpstreamDenied, UpstreamError, UpstreamUnreachable
 from mirror.names import shown
 from mirror.singleflight import Flights
 from mirror.upstream.challenge import Challenge
@@ -67,12 +67,19 @@ class Logins:
     ) -> str | None:
         """The header to send at once, where an earlier challenge tells; a token is renewed if due.
 
-        Raises UpstreamError.
+        None where nothing is known, or where the realm no longer answers as it did: the registry
+        may name another one by now. Raises UpstreamError where that cannot be asked at all.
         """
         challenge = self._challenges.get((endpoint, remote_name))
         if challenge is None:
             return None
-        return await self._header(challenge, remote_name, account)
+        try:
+            return await self._header(challenge, remote_name, account)
+        except UpstreamError as error:
+            self._challenges.pop((endpoint, remote_name), None)
+            if isinstance(error, UpstreamUnreachable):
+                raise
+            return None
 
     async def answer(
         self,
@@ -87,7 +94,6 @@ class Logins:
         Raises UpstreamDenied where nothing new can be tried, UpstreamError from the realm.
         """
         challenge = await self._choose(endpoint, account, challenges)
-        self._challenges[endpoint, remote_name] = challenge
         if challenge.scheme == "bearer":
             self._forget(self._key(challenge, remote_name, account), refused)
         header = await self._header(challenge, remote_name, account)
@@ -97,6 +103,7 @@ class Logins:
                 f"refuses {_name_of(account)} for {remote_name}: check that credential",
                 answered=401,
             )
+        self._challenges[endpoint, remote_name] = challenge
         return header
 
     async def aclose(self) -> None:

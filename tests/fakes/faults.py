@@ -52,6 +52,17 @@ class Garbage(Fault):
 
 
 @dataclass(frozen=True)
+class OtherBody(Fault):
+    """200 with a body that nobody asked for, of no telling type."""
+
+    body: bytes
+
+    def change(self, answer: Answer) -> None:
+        answer.status, answer.body = 200, self.body
+        answer.headers = CIMultiDict({"Content-Type": "application/octet-stream"})
+
+
+@dataclass(frozen=True)
 class Header(Fault):
     """One header set to a value, or with None taken out."""
 
