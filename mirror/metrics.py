@@ -4,10 +4,13 @@ Every label is bounded whatever clients send: upstreams come from the configurat
 words from enumerations, methods from a short list, accounts from the configuration.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from mirror.pulls import RepositoryPulls
 
 NO_UPSTREAM = "-"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -22,6 +25,8 @@ class Cache(StrEnum):
     MISS = "miss"  # this request began the download
     JOINED = "joined"  # another request's download or question served this one, too
     STALE = "stale"  # remembered, because the upstream fails
+    # Straight from the upstream: this mirror's disk fails, or another upstream brings the same.
+    UNSTORED = "unstored"
     NEGATIVE = "negative"  # a remembered 404
     NONE = "none"  # nothing that is cached: errors, pings, pages of tags
 
@@ -59,6 +64,9 @@ class Metrics:
             "From a request sent upstream to the first byte of its answer",
             for_each,
         )
+        self.connections_refused = counter(
+            "mirror_connections_refused", "Connections that there was no room for"
+        )
         self.downloads_active = gauge("mirror_downloads_active", "Blobs on their way in")
         self.download_followers = gauge(
             "mirror_download_followers", "Clients reading a blob that is on its way in"
@@ -76,11 +84,41 @@ class Metrics:
         self._ratelimit_remaining = gauge(
             "mirror_ratelimit_remaining", "Pulls that the upstream says are left", for_account
         )
+        self._ratelimit_reset_seconds = gauge(
+            "mirror_ratelimit_reset_seconds",
+            "Until an account that rests may pull again; 0: it may",
+            for_account,
+        )
+        self._pulls_spent = counter(
+            "mirror_pulls_spent", "Manifests that the upstream gave, as it counts them", for_account
+        )
+        self._pulls_saved = counter(
+            "mirror_pulls_saved", "Manifests given to clients without a pull", ["upstream"]
+        )
+        self._repository_pulls = RepositoryPulls()
+        self._registry.register(self._repository_pulls)
+        self._circuit_open = gauge(
+            "mirror_upstream_circuit_open",
+            "1: the endpoint is left alone for a while, since it failed",
+            ["upstream", "endpoint", "class"],
+        )
+        self._damaged_blobs = counter(
+            "mirror_damaged_blobs", "Stored blobs that were set aside, or had gone", ["reason"]
+        )
+        self.scrubbed_bytes = counter("mirror_scrubbed_bytes", "Bytes of stored blobs read again")
+        self.scrub_errors = counter(
+            "mirror_scrub_errors", "Stored blobs that the scrub could not read"
+        )
+        self._index_errors = counter("mirror_index_errors", "Questions the index did not answer")
+        self._storage_writable = gauge(
+            "mirror_storage_writable", "1: the disk took what was last written to it, 0: it did not"
+        )
+        self._storage_writable.set(1)
         self._keep_series_at_hand()
 
     def _keep_series_at_hand(self) -> None:
-        """The library takes four times as long to look a series up as to add to it, and these three
-        are on the way of every answer. The labels are bounded, so the memory is.
+        """The library takes four times as long to look a series up as to add to it, and these are
+        on the way of every answer. The labels are bounded, so the memory is.
         """
         self._requests_of = lru_cache(maxsize=None)(
             lambda upstream, kind, method, status, cache: self._requests.labels(
@@ -89,6 +127,7 @@ class Metrics:
         )
         self._client_bytes_of = lru_cache(maxsize=None)(self._client_bytes.labels)
         self._client_first_byte_of = lru_cache(maxsize=None)(self._client_first_byte.labels)
+        self._pulls_saved_of = lru_cache(maxsize=None)(self._pulls_saved.labels)
 
     def answered(
         self, upstream: str, kind: str, method: str, status: int, cache: Cache, sent_bytes: int
@@ -120,9 +159,33 @@ class Metrics:
             self._ratelimit_limit.labels(upstream, account).set(limit)
         self._ratelimit_remaining.labels(upstream, account).set(remaining)
 
+    def ratelimit_resets(self, upstream: str, account: str, seconds: Callable[[], float]) -> None:
+        """`seconds` is asked whenever the metrics are read."""
+        self._ratelimit_reset_seconds.labels(upstream, account).set_function(seconds)
+
+    def pull_spent(self, upstream: str, account: str, repository: str) -> None:
+        self._pulls_spent.labels(upstream, account).inc()
+        self._repository_pulls.count(upstream, repository, "spent")
+
+    def pull_saved(self, upstream: str, repository: str) -> None:
+        self._pulls_saved_of(upstream).inc()
+        self._repository_pulls.count(upstream, repository, "saved")
+
+    def circuit(self, upstream: str, endpoint: str, request_class: str, *, is_open: bool) -> None:
+        self._circuit_open.labels(upstream, endpoint, request_class).set(int(is_open))
+
     def stored(self, blobs: int, size_bytes: int) -> None:
         self.cache_blobs.inc(blobs)
         self.cache_bytes.inc(size_bytes)
+
+    def damaged(self, reason: str) -> None:
+        self._damaged_blobs.labels(reason).inc()
+
+    def index_failed(self) -> None:
+        self._index_errors.inc()
+
+    def storage_writable(self, is_writable: bool) -> None:
+        self._storage_writable.set(int(is_writable))
 
     def render(self) -> bytes:
         """The Prometheus text format."""

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from mirror import __version__
 from mirror.cli import app
 from mirror.store.filesystem import BlobStore
+from mirror.store.schema import VERSION
 from tests.real.programs import free_port
 
 # Makes serving from the folder on the address impossible; the value is what is then said.
@@ -126,8 +127,8 @@ def a_newer_index(folder: Path, _address: str) -> Iterator[str]:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     yield (
-        f"{folder}: the index is of version 99; this mirror knows 1; install the newer version "
-        "again, or set a different storage.path"
+        f"{folder}: the index is of version 99; this mirror knows {VERSION}; "
+        "install the newer version again, or set a different storage.path"
     )
 
 

@@ -455,7 +455,7 @@ def test_one_or_two_underscores_lead_one_level_down(variable: str) -> None:
         (
             {"MIRROR_STORAGE__SIZE": "1GiB"},
             "MIRROR_STORAGE__SIZE: storage.size: no setting has this name; "
-            "known here: MIRROR_STORAGE__PATH",
+            "known here: MIRROR_STORAGE__PATH, MIRROR_STORAGE__SCRUB_RATE",
         ),
         ({"MIRROR_LISTEN": ""}, f"MIRROR_LISTEN: listen: {AN_ADDRESS}"),
         ({"MIRROR_LOG": "text"}, f"MIRROR_LOG: log: {A_MAPPING}"),

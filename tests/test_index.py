@@ -3,15 +3,18 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import structlog
 
 from mirror.errors import StorageFailed
 from mirror.manifest import Descriptor
 from mirror.names import Digest, Repository, Tag
 from mirror.store import index as index_module
 from mirror.store.index import Index, RememberedListing, RememberedTag
+from mirror.store.links import Link
 from mirror.store.schema import IndexTooNew
 
 HERE, THERE = Repository("docker.io", "org/app"), Repository("quay.io", "org/app")
@@ -36,17 +39,6 @@ async def test_usage_counts_each_blob_once(index: Index) -> None:
     assert [await index.add_blob(ONE, 10, now) for now in (1.0, 2.0)] == [True, False]
     assert await index.add_blob(TWO, 1 << 40, 3.0)
     assert await index.usage() == (2, 10 + (1 << 40))
-
-
-async def test_links_belong_to_one_repository(index: Index) -> None:
-    held = [Descriptor(ONE, "a/type", 3), Descriptor(TWO, "", None), Descriptor(ONE, "a/type", 3)]
-    await index.link(HERE, held)
-    await index.link(THERE, [])
-    assert await index.linked(HERE, ONE) == held[0]
-    assert await index.linked(HERE, TWO) == held[1]
-    assert await index.linked(THERE, ONE) is None
-    await index.link(HERE, [Descriptor(TWO, "b/type", 4)])
-    assert await index.linked(HERE, TWO) == Descriptor(TWO, "b/type", 4), "the newest counts"
 
 
 async def test_tags_move_and_go(index: Index) -> None:
@@ -92,10 +84,10 @@ async def test_repositories_come_in_the_order_of_their_names(index: Index) -> No
 
 async def test_repositories_are_those_of_tags_and_contents(index: Index) -> None:
     other = Repository("quay.io", "a")
-    await index.link(THERE, [Descriptor(ONE, "", 1)])
+    await index.link(THERE, [Link(Descriptor(ONE, "", 1), proven=False)])
     await index.set_tag(other, LATEST, RememberedTag(ONE, 1.0))
     await index.set_tag(HERE, LATEST, RememberedTag(ONE, 1.0))
-    await index.link(HERE, [Descriptor(ONE, "", 1), Descriptor(TWO, "", 1)])
+    await index.link(HERE, [Link(Descriptor(each, "", 1), proven=True) for each in (ONE, TWO)])
     assert await index.repositories(None) == [HERE, other, THERE]
     assert await index.repositories("quay.io") == [other, THERE]
     assert await index.repositories("ghcr.io") == []
@@ -104,14 +96,15 @@ async def test_repositories_are_those_of_tags_and_contents(index: Index) -> None
 async def test_everything_is_there_after_closing(path: Path) -> None:
     first = await Index.open(path)
     await first.add_blob(ONE, 10, 1.0)
-    await first.link(HERE, [Descriptor(ONE, "a/type", 10)])
+    link = Link(Descriptor(ONE, "a/type", 10), proven=True)
+    await first.link(HERE, [link])
     await first.set_tag(HERE, LATEST, RememberedTag(ONE, 1.5))
     await first.set_listing(HERE, "question", RememberedListing(b"[]", {}, 2.5))
     await first.aclose()
     for _ in range(2):
         second = await Index.open(path)
         assert await second.usage() == (1, 10)
-        assert await second.linked(HERE, ONE) == Descriptor(ONE, "a/type", 10)
+        assert await second.linked(HERE, [ONE]) == [link]
         assert await second.tag(HERE, LATEST) == RememberedTag(ONE, 1.5)
         assert await second.listing(HERE, "question") == RememberedListing(b"[]", {}, 2.5)
         await second.aclose()
@@ -138,5 +131,93 @@ async def test_an_index_that_breaks_is_a_storage_failure(index: Index, path: Pat
     connection.close()
     with pytest.raises(StorageFailed, match="operator"):
         await index.tag(HERE, LATEST)
-    await index.ping()
+    with pytest.raises(StorageFailed, match="operator"):
+        await index.ping()
     assert await index.usage() == (0, 0)
+
+
+async def test_failures_are_counted_each_and_told_once_in_a_while(path: Path) -> None:
+    counted = 0
+
+    def count() -> None:
+        nonlocal counted
+        counted += 1
+
+    index = await Index.open(path, count)
+    await index.ping()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE tags")
+    connection.close()
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(StorageFailed):
+                await index.tag(HERE, LATEST)
+    await index.aclose()
+    assert counted == 3
+    assert [line["event"] for line in logs] == ["the index fails"]
+
+
+async def test_blobs_are_known_until_they_are_forgotten(index: Index) -> None:
+    await index.add_blob(ONE, 10, 1.0)
+    assert await index.blob_size(ONE) == 10
+    assert await index.blob_size(TWO) is None
+    assert [await index.forget_blob(ONE) for _ in range(2)] == [10, None]
+    assert await index.blob_size(ONE) is None
+
+
+FIRST_VERSION = """
+    CREATE TABLE blobs (digest VARCHAR NOT NULL, size_bytes INTEGER NOT NULL,
+        created_at FLOAT NOT NULL, PRIMARY KEY (digest));
+    CREATE TABLE links (upstream VARCHAR NOT NULL, repository VARCHAR NOT NULL,
+        digest VARCHAR NOT NULL, media_type VARCHAR NOT NULL, size_bytes INTEGER,
+        PRIMARY KEY (upstream, repository, digest));
+    CREATE TABLE tags (upstream VARCHAR NOT NULL, repository VARCHAR NOT NULL,
+        tag VARCHAR NOT NULL, digest VARCHAR NOT NULL, checked_at FLOAT NOT NULL,
+        PRIMARY KEY (upstream, repository, tag));
+    CREATE TABLE listings (upstream VARCHAR NOT NULL, repository VARCHAR NOT NULL,
+        question VARCHAR NOT NULL, body BLOB NOT NULL, headers VARCHAR NOT NULL,
+        checked_at FLOAT NOT NULL, PRIMARY KEY (upstream, repository, question));
+    CREATE INDEX ix_listings_checked_at ON listings (checked_at);
+    PRAGMA user_version = 1;
+"""
+
+
+async def test_an_index_of_the_first_version_becomes_a_current_one(
+    path: Path, tmp_path: Path
+) -> None:
+    old = sqlite3.connect(path)
+    old.executescript(FIRST_VERSION)
+    old.execute("INSERT INTO blobs VALUES (?, 10, 1.0)", [str(ONE)])
+    old.commit()
+    old.close()
+    index = await Index.open(path)
+    assert await index.usage() == (1, 10)
+    assert await index.blobs_to_check(1.0, 10) == [ONE], "nobody knows when it was checked"
+    await index.aclose()
+    await (await Index.open(tmp_path / "new.db")).aclose()
+    assert shape_of(path) == shape_of(tmp_path / "new.db")
+
+
+def shape_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """The columns of each table and index."""
+    with closing(sqlite3.connect(path)) as connection:
+        names = connection.execute("SELECT name FROM sqlite_master").fetchall()
+        return {
+            name: sorted(
+                row[1:4]
+                for what in ("table_info", "index_info")
+                for row in connection.execute(f"PRAGMA {what}({name})")
+            )
+            for (name,) in names
+        }
+
+
+async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+    old = sqlite3.connect(path)
+    old.executescript(FIRST_VERSION + "DROP TABLE links;")
+    old.close()
+    for _ in range(2):
+        before = shape_of(path)
+        with pytest.raises(StorageFailed):
+            await Index.open(path)
+        assert shape_of(path) == before

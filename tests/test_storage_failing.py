@@ -3,9 +3,11 @@
 import asyncio
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
@@ -91,3 +93,79 @@ async def test_what_the_disk_refused_is_stored_when_it_comes_again(
     async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
         assert (await mirror.get(LATEST)).body == image.manifest
         assert mirror.stored_blobs() == {image.digest}
+
+
+def tables_of(mirror: House) -> sqlite3.Connection:
+    return sqlite3.connect(mirror.storage / "index.db", isolation_level=None)
+
+
+async def hide_tables(mirror: House) -> None:
+    """No question to the index can be answered."""
+
+    def rename() -> None:
+        with closing(tables_of(mirror)) as connection:
+            for table in TABLES:
+                connection.execute(f"ALTER TABLE {table} RENAME TO hidden_{table}")
+
+    await asyncio.to_thread(rename)
+
+
+async def show_tables(mirror: House) -> None:
+    def rename() -> None:
+        with closing(tables_of(mirror)) as connection:
+            for table in TABLES:
+                connection.execute(f"ALTER TABLE hidden_{table} RENAME TO {table}")
+
+    await asyncio.to_thread(rename)
+
+
+async def test_an_index_that_answers_nothing_costs_no_answer(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": due(registry)}) as mirror:
+        await mirror.get(LATEST)
+    async with mirroring(tmp_path, {"docker.io": due(registry)}) as mirror:
+        await hide_tables(mirror)
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(2):
+                assert (await mirror.get(LATEST)).body == image.manifest
+                assert (await mirror.head(LATEST)).status == 200
+                for digest in (image.config, *image.layers):
+                    assert (await mirror.get(f"/v2/app/blobs/{digest}")).status == 200
+                assert json_of(await mirror.get("/v2/app/tags/list"))["tags"] == ["latest"]
+        assert [line["event"] for line in logs].count("the index fails") == 1
+        assert await mirror.metric("mirror_index_errors_total") > 1
+        assert manifests_asked(registry)[1] == 1, "the manifest is here, whoever remembers it"
+
+
+async def test_readiness_tells_of_the_index_and_of_its_recovery(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        await hide_tables(mirror)
+        answer = await mirror.get("/readyz")
+        assert answer.status == 503
+        assert answer.body.startswith(b"this mirror's index fails: ")
+        await show_tables(mirror)
+        assert (await mirror.get("/readyz")).status == 200
+
+
+async def test_the_metric_follows_what_the_disk_takes(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        assert await mirror.metric("mirror_storage_writable") == 1
+        staging = mirror.storage / "staging"
+        await asyncio.to_thread(shutil.rmtree, staging)
+        assert (await mirror.get(LATEST)).status == 200
+        assert await mirror.metric("mirror_storage_writable") == 0, "a write has failed"
+        await asyncio.to_thread(staging.mkdir)
+        assert (await mirror.get("/readyz")).status == 200
+        assert await mirror.metric("mirror_storage_writable") == 1
+        await asyncio.to_thread(shutil.rmtree, staging)
+        assert (await mirror.get("/readyz")).status == 503
+        assert await mirror.metric("mirror_storage_writable") == 0
+        await asyncio.to_thread(staging.mkdir)
+        registry.add_image(APP, tag="other", layers=[b"another"])
+        assert (await mirror.get("/v2/app/manifests/other")).status == 200
+        assert await mirror.metric("mirror_storage_writable") == 1, "a write has succeeded"

@@ -1,10 +1,10 @@
-"""Durations and addresses as people write them."""
+"""Durations, sizes and addresses as people write them."""
 
 import math
 
 import pytest
 
-from mirror.config.units import parse_duration_seconds, parse_listen
+from mirror.config.units import parse_duration_seconds, parse_listen, parse_size_bytes
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,31 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 def test_what_is_no_address(value: object) -> None:
     with pytest.raises(ValueError, match="an address to listen on is host:port"):
         parse_listen(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("0", 0),
+        ("1B", 1),
+        ("512KiB", 512 * 1024),
+        ("20MiB", 20 * 1024**2),
+        ("1.5GiB", 3 * 1024**3 // 2),
+        (" 2TiB ", 2 * 1024**4),
+    ],
+)
+def test_sizes(text: str, size_bytes: int) -> None:
+    assert parse_size_bytes(text) == size_bytes
+
+
+def test_no_size_at_all_may_be_a_number() -> None:
+    assert parse_size_bytes(0) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", 2, "MiB", "20 MiB", "20MB", "20mib", "-1MiB", "1e3MiB", "٣MiB", None, False, []],
+)
+def test_what_is_no_size(text: object) -> None:
+    with pytest.raises(ValueError, match="20MiB"):
+        parse_size_bytes(text)

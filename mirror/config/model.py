@@ -18,7 +18,7 @@ from pydantic import (
 from yarl import URL
 
 from mirror.config.sources import KeyPath
-from mirror.config.units import Listen, Seconds
+from mirror.config.units import Bytes, Listen, Seconds
 from mirror.errors import NameInvalid
 from mirror.names import Repository
 
@@ -159,6 +159,7 @@ class UpstreamSettings(_Model):
 
 class Storage(_Model):
     path: Annotated[Path, BeforeValidator(_path)] = Path("mirror-data")
+    scrub_rate: Bytes = 20 * 1024 * 1024
 
 
 class Log(_Model):

@@ -1,4 +1,4 @@
-"""Durations and addresses as people write them."""
+"""Durations, sizes and addresses as people write them."""
 
 import re
 from typing import Annotated
@@ -8,6 +8,8 @@ from pydantic import BeforeValidator
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(B|KiB|MiB|GiB|TiB)", re.ASCII)
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]\s]*)):(\d{1,5})", re.ASCII)
 
 
@@ -27,5 +29,16 @@ def parse_listen(value: object) -> tuple[str, int]:
     return match[1] or match[2] or "", int(match[3])
 
 
+def parse_size_bytes(value: object) -> int:
+    """`64KiB`, `20MiB`, `1.5GiB`, `0`. Raises ValueError."""
+    if value in (0, "0") and not isinstance(value, bool):
+        return 0
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a size is a number with a unit, like 512KiB, 20MiB or 1.5GiB, or 0")
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
+Bytes = Annotated[int, BeforeValidator(parse_size_bytes)]
 Seconds = Annotated[float, BeforeValidator(parse_duration_seconds)]
 Listen = Annotated[tuple[str, int], BeforeValidator(parse_listen)]

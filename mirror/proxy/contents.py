@@ -1,40 +1,49 @@
 """Small contents, hot ones in memory: manifests, configs and the like, by digest."""
 
 import asyncio
+import errno
 import os
 import time
 
+import structlog
 from cachetools import LRUCache
 
-from mirror.errors import StorageFailed
 from mirror.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Manifest
 from mirror.metrics import Metrics
 from mirror.names import Digest
-from mirror.proxy.spared import spared
+from mirror.proxy.spared import if_told, spared
 from mirror.singleflight import Flights
-from mirror.store.filesystem import BlobStore, storage_failed
-from mirror.store.handles import StoredBlob
+from mirror.store.filesystem import BlobStore
+from mirror.store.handles import Handle, StoredBlob
 from mirror.store.index import Index
+from mirror.store.quarantine import Damage, Quarantine
 
 HOT_BYTES = 32 * 1024 * 1024
 # A larger blob goes out by sendfile, where memory would gain nothing.
 HOT_BLOB_BYTES = 64 * 1024
+# What a disk says of one file; anything else (too many open files, say) is no fault of the blob's.
+_FILE_ERRORS = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR})
+
+_log = structlog.get_logger()
 
 
 class Contents:
-    """The store with its hot part in memory. Raises StorageFailed."""
+    """The store with its hot part in memory. What it holds damaged, it does not hold."""
 
-    def __init__(self, store: BlobStore, index: Index, metrics: Metrics) -> None:
+    def __init__(
+        self, store: BlobStore, index: Index, quarantine: Quarantine, metrics: Metrics
+    ) -> None:
         self._store = store
         self._index = index
+        self._quarantine = quarantine
         self._metrics = metrics
         self._hot: LRUCache[Digest, bytes] = LRUCache(HOT_BYTES, getsizeof=len)
         self._writes: Flights[Digest, None] = Flights()
 
     async def open(self) -> None:
         """Takes stock, for the gauges."""
-        blobs, size_bytes = await self._index.usage()
-        self._metrics.stored(blobs, size_bytes)
+        if (usage := await if_told(self._index.usage())) is not None:
+            self._metrics.stored(*usage)
 
     def hot(self, digest: Digest) -> bytes | None:
         return self._hot.get(digest)
@@ -43,7 +52,7 @@ class Contents:
         """A small blob as bytes, a larger one as an open file."""
         if (body := self._hot.get(digest)) is not None:
             return body
-        stored = await self._store.find(digest)
+        stored = self._store.find_open(digest) or await self._open(digest)
         if stored is None or stored.size_bytes > HOT_BLOB_BYTES:
             return stored
         return await self._read(digest, stored)
@@ -52,7 +61,7 @@ class Contents:
         """The whole of what may be a manifest; None for what is too large to be one."""
         if (body := self._hot.get(digest)) is not None:
             return body
-        stored = await self._store.find(digest)
+        stored = self._store.find_open(digest) or await self._open(digest)
         if stored is None:
             return None
         if stored.size_bytes > MANIFEST_LIMIT_BYTES:
@@ -78,19 +87,66 @@ class Contents:
             if await self._index.add_blob(descriptor.digest, size_bytes, time.time()):
                 self._metrics.stored(1, size_bytes)
 
-    async def _read(self, digest: Digest, stored: StoredBlob) -> bytes:
+    async def _open(self, digest: Digest) -> StoredBlob | None:
+        """A blob that is not open yet, or no longer what it was."""
+        while True:
+            set_aside_before = self._store.set_aside_count
+            handle = await self._sound(digest)
+            if handle is None:
+                return None
+            if set_aside_before == self._store.set_aside_count:
+                return self._store.keep(digest, handle)
+            handle.close()  # it may have been set aside meanwhile
+
+    async def _sound(self, digest: Digest) -> Handle | None:
+        """As far as its size tells, as it was when it was stored."""
+        if self._store.is_doubted(digest):
+            await self._quarantine.take(digest, Damage.UNREADABLE)
+            return None
+        try:
+            handle = await self._store.find(digest)
+        except OSError as error:
+            await self._note_unopened(digest, error)
+            return None
+        try:
+            size_bytes = await if_told(self._index.blob_size(digest))
+        except BaseException:
+            if handle is not None:
+                handle.close()
+            raise
+        if handle is None:
+            if size_bytes is not None:
+                await self._quarantine.take(digest, Damage.MISSING)
+        elif size_bytes not in (None, handle.size_bytes):
+            inode = handle.inode
+            handle.close()
+            await self._quarantine.take(digest, Damage.SIZE, inode)
+            return None
+        return handle
+
+    async def _note_unopened(self, digest: Digest, error: OSError) -> None:
+        if error.errno in _FILE_ERRORS:
+            await self._quarantine.take(digest, Damage.UNREADABLE)
+        else:
+            _log.error("a blob cannot be opened", digest=str(digest), error=error.strerror)
+
+    async def _read(self, digest: Digest, stored: StoredBlob) -> bytes | None:
         """The whole, and hot from now on. Closes it, not before the thread is done with it."""
-        reading = asyncio.ensure_future(asyncio.to_thread(_whole, stored))
+        inode = stored.inode
+        reading = asyncio.ensure_future(asyncio.to_thread(_whole, digest, stored))
         reading.add_done_callback(lambda _: stored.close())
         body = await asyncio.shield(reading)
+        if isinstance(body, Damage):
+            await self._quarantine.take(digest, body, inode)
+            return None
         self._keep_hot(digest, body)
         return body
 
     async def _write(self, manifest: Manifest) -> None:
         self._keep_hot(manifest.digest, manifest.body)
-        if await self._store.has(manifest.digest):
-            return
         with spared("a manifest", digest=manifest.digest):
+            if await self._store.has(manifest.digest):
+                return
             await self._store.write(manifest.digest, manifest.body)
             await self.note_stored(manifest.descriptor)
 
@@ -99,11 +155,12 @@ class Contents:
             self._hot[digest] = body
 
 
-def _whole(stored: StoredBlob) -> bytes:
+def _whole(digest: Digest, stored: StoredBlob) -> bytes | Damage:
+    """Small contents are checked each time they come into memory: they stay there for long."""
     try:
         body = os.pread(stored.file.fileno(), stored.size_bytes, 0)
-    except OSError as error:
-        raise storage_failed(error) from error
+    except OSError:
+        return Damage.UNREADABLE
     if len(body) < stored.size_bytes:
-        raise StorageFailed("a stored blob is shorter than it was; its operator should look")
-    return body
+        return Damage.SIZE
+    return body if digest.matches(body) else Damage.BYTES

@@ -1,13 +1,16 @@
-"""What cannot be written down is served all the same."""
+"""What cannot be written down, or looked up, is served all the same."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import structlog
 
 from mirror.errors import StorageFailed
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -20,3 +23,13 @@ def spared(what: str, **facts: object) -> Iterator[None]:
     except StorageFailed as failed:
         told = {name: str(fact) for name, fact in facts.items()}
         _log.warning("not remembered", what=what, **told, error=failed.message)
+
+
+async def if_told(question: Awaitable[T | None]) -> T | None:
+    """What the index says. One that fails is one that knows nothing: the upstream will be asked.
+    It logs and counts its failures itself.
+    """
+    try:
+        return await question
+    except StorageFailed:
+        return None

@@ -4,6 +4,7 @@ A file may be shared, since sendfile takes its offset from each call; it is clos
 fallen out of use and its last reader is done.
 """
 
+import os
 from collections import OrderedDict
 from typing import BinaryIO
 
@@ -18,8 +19,18 @@ class Handle:
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self.file = file
         self.size_bytes = size_bytes
+        self.is_doubted = False
         self._readers = 0
         self._closing = False
+
+    @property
+    def inode(self) -> int:
+        return os.fstat(self.file.fileno()).st_ino
+
+    def is_as_it_was(self) -> bool:
+        """Of the size it was opened with, and not deleted behind our back."""
+        found = os.fstat(self.file.fileno())
+        return found.st_size == self.size_bytes and found.st_nlink > 0
 
     def take(self) -> "StoredBlob":
         self._readers += 1
@@ -44,8 +55,18 @@ class StoredBlob:
 
     def __init__(self, handle: Handle) -> None:
         self._handle: Handle | None = handle
+        self._shared = handle
         self.file = handle.file
         self.size_bytes = handle.size_bytes
+
+    @property
+    def inode(self) -> int:
+        """Of a blob that is not closed yet."""
+        return self._shared.inode
+
+    def doubt(self) -> None:
+        """It did not give what it should; nobody else shall be served from it."""
+        self._shared.is_doubted = True
 
     def close(self) -> None:
         """May be called twice."""
@@ -61,11 +82,19 @@ class Handles:
         self._handles: OrderedDict[Digest, Handle] = OrderedDict()
 
     def take(self, digest: Digest) -> StoredBlob | None:
+        """None: not open, doubted, or no longer what it was; then look at the disk again."""
         handle = self._handles.get(digest)
-        if handle is None:
+        if handle is None or handle.is_doubted:
+            return None
+        if not handle.is_as_it_was():
+            self.drop(digest)
             return None
         self._handles.move_to_end(digest)
         return handle.take()
+
+    def is_doubted(self, digest: Digest) -> bool:
+        handle = self._handles.get(digest)
+        return handle is not None and handle.is_doubted
 
     def keep(self, digest: Digest, handle: Handle) -> StoredBlob:
         """Keeps a file that was just opened, unless another one was first."""
@@ -76,6 +105,10 @@ class Handles:
         if len(self._handles) > MAX_OPEN_BLOBS:
             self._handles.popitem(last=False)[1].close()
         return self._handles[digest].take()
+
+    def drop(self, digest: Digest) -> None:
+        if (handle := self._handles.pop(digest, None)) is not None:
+            handle.close()
 
     def close(self) -> None:
         while self._handles:

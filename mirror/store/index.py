@@ -6,25 +6,35 @@ wall-clock seconds, since they outlive the process.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Insert, Select, Table, delete, event, func, literal, select
+import aiosqlite
+import structlog
+from sqlalchemy import Insert, Select, Table, delete, event, func, literal, select, text, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL, Row
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from mirror.allowance import RememberedAllowance
 from mirror.errors import StorageFailed
-from mirror.manifest import Descriptor
 from mirror.names import Digest, Repository, Tag
-from mirror.store.schema import blobs, links, listings, migrate, tags
+from mirror.store.links import Link, ask, ask_sources, link_of, note, row_of, sources_of
+from mirror.store.schema import allowances, blobs, links, listings, migrate, tables, tags
 
 # Clients choose the questions (n, last, artifactType); the newest answers are enough for an outage.
 MAX_LISTINGS = 2_000
+# An index that fails does so many times a second.
+TOLD_EVERY_SECONDS = 60
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +51,61 @@ class RememberedListing:
 
 
 class Index:
-    """One SQLite file in WAL mode. Methods raise StorageFailed."""
+    """One SQLite file in WAL mode, or its stand-in in memory. Methods raise StorageFailed."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        count_error: Callable[[], None],
+        keeper: sqlite3.Connection | None = None,
+    ) -> None:
         self._engine = engine
+        self._count_error = count_error
+        self._keeper = keeper
+        self._told_at: float | None = None
 
     @classmethod
-    async def open(cls, path: Path) -> Self:
+    async def open(cls, path: Path, count_error: Callable[[], None] = lambda: None) -> Self:
         """Creates or migrates the tables. Raises IndexTooNew, StorageFailed."""
-        index = cls(await asyncio.to_thread(_engine_at, path))
-        try:
-            async with index._begin() as connection:
-                await connection.run_sync(migrate)
-        except BaseException:
-            await index.aclose()
-            raise
+        index = cls(await asyncio.to_thread(_engine_at, path), count_error)
+        await index._migrate()
         return index
+
+    @classmethod
+    async def in_memory(
+        cls, keeper: sqlite3.Connection, uri: str, count_error: Callable[[], None] = lambda: None
+    ) -> Self:
+        """On what sqlite.in_memory made, which it closes. Raises IndexTooNew, StorageFailed."""
+        index = cls(_engine_in_memory(uri), count_error, keeper)
+        await index._migrate()
+        return index
+
+    @property
+    def is_in_memory(self) -> bool:
+        return self._keeper is not None
 
     async def aclose(self) -> None:
         await self._engine.dispose()
+        if self._keeper is not None:
+            await asyncio.to_thread(self._keeper.close)
+
+    async def check_writable(self) -> None:
+        """Full or not; closes a file that can only be read. Raises StorageFailed."""
+        try:
+            async with self._begin() as connection:
+                await connection.execute(text("BEGIN IMMEDIATE"))
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _migrate(self) -> None:
+        """Closes what it cannot bring to this version. Raises IndexTooNew, StorageFailed."""
+        try:
+            async with self._begin() as connection:
+                await connection.run_sync(migrate)
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def usage(self) -> tuple[int, int]:
         """(blobs, bytes) stored."""
@@ -68,38 +114,66 @@ class Index:
         return (int(row.blobs), int(row.bytes)) if row else (0, 0)
 
     async def ping(self) -> None:
-        """Answers, and that is all."""
-        await self._first(select(literal(1)))
+        """Each table can be read."""
+        async with self._begin() as connection:
+            for table in tables.sorted_tables:
+                await connection.execute(select(literal(1)).select_from(table).limit(1))
 
     async def add_blob(self, digest: Digest, size_bytes: int, now: float) -> bool:
-        """Whether it is new."""
-        values = {"digest": str(digest), "size_bytes": size_bytes, "created_at": now}
+        """Its bytes have just been verified. Whether it is new."""
+        values = {
+            "digest": str(digest),
+            "size_bytes": size_bytes,
+            "created_at": now,
+            "checked_at": now,
+        }
         async with self._begin() as connection:
             added = await connection.execute(insert(blobs).on_conflict_do_nothing(), values)
             return added.rowcount == 1
 
-    async def link(self, repository: Repository, held: Iterable[Descriptor]) -> None:
-        """`repository` is known to hold these contents."""
-        rows = [
-            _key(repository)
-            | {
-                "digest": str(descriptor.digest),
-                "media_type": descriptor.media_type,
-                "size_bytes": descriptor.size_bytes,
-            }
-            for descriptor in held
-        ]
-        await self._upsert(links, rows)
+    async def blob_size(self, digest: Digest) -> int | None:
+        """In bytes; None: no such blob is known."""
+        row = await self._first(select(blobs.c.size_bytes).where(blobs.c.digest == str(digest)))
+        return row.size_bytes if row else None
 
-    async def linked(self, repository: Repository, digest: Digest) -> Descriptor | None:
-        row = await self._first(
-            select(links.c.media_type, links.c.size_bytes).where(
-                links.c.upstream == repository.upstream,
-                links.c.repository == repository.name,
-                links.c.digest == str(digest),
-            )
-        )
-        return Descriptor(digest, row.media_type, row.size_bytes) if row else None
+    async def forget_blob(self, digest: Digest) -> int | None:
+        """Its size, in bytes, where it was known."""
+        forget = delete(blobs).where(blobs.c.digest == str(digest)).returning(blobs.c.size_bytes)
+        async with self._begin() as connection:
+            size_bytes: int | None = (await connection.execute(forget)).scalar()
+            return size_bytes
+
+    async def blobs_to_check(self, checked_before: float, limit: int) -> list[Digest]:
+        """The longest unchecked first."""
+        query = select(blobs.c.digest).where(blobs.c.checked_at < checked_before)
+        query = query.order_by(blobs.c.checked_at).limit(limit)
+        async with self._begin() as connection:
+            return [Digest.parse(row.digest) for row in await connection.execute(query)]
+
+    async def note_checked(self, digests: Iterable[Digest], now: float) -> None:
+        among = blobs.c.digest.in_([str(digest) for digest in digests])
+        async with self._begin() as connection:
+            await connection.execute(update(blobs).where(among).values(checked_at=now))
+
+    async def link(self, repository: Repository, found: Iterable[Link]) -> None:
+        """What was found out about contents of `repository`."""
+        rows = [row_of(repository, link) for link in found]
+        if rows:
+            async with self._begin() as connection:
+                await connection.execute(note(), rows)
+
+    async def linked(self, repository: Repository, digests: Sequence[Digest]) -> list[Link]:
+        """What is known of these contents under `repository`."""
+        found: list[Link] = []
+        async with self._begin() as connection:
+            for query in ask(repository, digests):
+                found += [link_of(row) for row in await connection.execute(query)]
+        return found
+
+    async def sources(self, digest: Digest) -> set[str]:
+        """The upstreams from which the content is known to come."""
+        async with self._begin() as connection:
+            return sources_of(await connection.execute(ask_sources(digest)))
 
     async def set_tag(self, repository: Repository, tag: Tag, remembered: RememberedTag) -> None:
         values = _key(repository) | {
@@ -146,6 +220,14 @@ class Index:
             return None
         return RememberedListing(row.body, json.loads(row.headers), row.checked_at)
 
+    async def set_allowances(self, remembered: Iterable[RememberedAllowance]) -> None:
+        await self._upsert(allowances, [asdict(each) for each in remembered])
+
+    async def allowances(self) -> list[RememberedAllowance]:
+        async with self._begin() as connection:
+            rows = await connection.execute(select(allowances))
+            return [RememberedAllowance(*row) for row in rows]
+
     async def repositories(self, upstream: str | None) -> list[Repository]:
         """Every repository of which a tag or a content is known, in the order of their names."""
         of_links = select(links.c.upstream, links.c.repository)
@@ -174,15 +256,37 @@ class Index:
             async with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
+            self._note_error(error)
             raise StorageFailed(
                 f"this mirror's index fails: {type(error).__name__}; its operator should look"
             ) from error
+
+    def _note_error(self, error: SQLAlchemyError) -> None:
+        self._count_error()
+        now = time.monotonic()
+        if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
+            self._told_at = now
+            cause = getattr(error, "orig", None) or error
+            _log.error("the index fails", error=f"{type(cause).__name__}: {cause}"[:200])
 
 
 def _engine_at(path: Path) -> AsyncEngine:
     engine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(path)))
     event.listen(engine.sync_engine, "connect", _tune)
     return engine
+
+
+def _engine_in_memory(uri: str) -> AsyncEngine:
+    """With one connection, for which askers wait: nothing takes long there, and what they do in a
+    transaction stays apart.
+    """
+    return create_async_engine(
+        "sqlite+aiosqlite://",
+        async_creator=lambda: aiosqlite.connect(uri, uri=True),
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=1,
+        max_overflow=0,
+    )
 
 
 def _upsert_into(table: Table) -> Insert:

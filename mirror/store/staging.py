@@ -1,34 +1,49 @@
-"""A blob on its way in: a sparse file, written at any offset, hashed in order, then committed."""
+"""A blob on its way in: a sparse file, written at any offset, hashed in order, then committed.
+
+    staging/<algorithm>/<hex>/data        the bytes
+    staging/<algorithm>/<hex>/progress    what is there: a line `<start> <end>` for each write
+
+What a download leaves when it breaks off, or when its process is killed, is where the next one of
+the same digest begins. `progress` is written after the bytes, so that it never tells too much; what
+a power cut makes of the two, the digest finds out.
+"""
 
 import hashlib
 import os
+import re
 import shutil
 import threading
+from pathlib import Path
 from typing import BinaryIO
 
+from mirror.intervals import Intervals
 from mirror.names import Digest
 from mirror.store.filesystem import BlobStore
 
 # What is hashed in one go: large, so that the hash seldom has to wait for the interpreter.
 HASH_STEP_BYTES = 4 * 1024 * 1024
 
+_WRITTEN = re.compile(rb"(\d{1,18}) (\d{1,18})\n")
 _thread = threading.local()
 
 
 class StagedBlob:
-    """One file in staging. All methods block: call them from a thread. They raise OSError."""
+    """One folder in staging. All methods block: call them from a thread. They raise OSError."""
 
     def __init__(self, store: BlobStore, digest: Digest) -> None:
         self._store = store
         self._folder = store.staging_path(digest)
         self._digest = digest
         self._hash = hashlib.new(digest.algorithm)
-        self._descriptor = -1
+        self._data = self._progress = -1
 
-    def create(self) -> None:
+    def open(self) -> Intervals:
+        """Goes on where an earlier download ended; returns what is there."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._descriptor = os.open(self._folder / "data", flags, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._data = os.open(self._folder / "data", flags, 0o644)
+        self._progress = os.open(self._folder / "progress", flags | os.O_APPEND, 0o644)
+        return _read_progress(self._folder / "progress", os.fstat(self._data).st_size)
 
     def open_reader(self) -> BinaryIO:
         """A file of its own for each reader: duplicates would share their offset."""
@@ -39,15 +54,17 @@ class StagedBlob:
 
     def write(self, offset: int, data: memoryview) -> None:
         """All of it; on a full disk a write that was cut short is told by the next one."""
+        start = offset
         while data:
-            written = os.pwrite(self._descriptor, data, offset)
+            written = os.pwrite(self._data, data, offset)
             data, offset = data[written:], offset + written
+        os.write(self._progress, b"%d %d\n" % (start, offset))
 
     def hash(self, start: int, end: int) -> None:
         """Feeds [start, end) to the hash; calls must follow one another without a gap."""
         view = memoryview(_hash_buffer())
         while start < end:
-            count = os.preadv(self._descriptor, [view[: end - start]], start)
+            count = os.preadv(self._data, [view[: end - start]], start)
             if not count:
                 raise OSError(f"staged file ends at {start}, expected {end}")
             self._hash.update(view[:count])
@@ -57,17 +74,36 @@ class StagedBlob:
         """Whether all that was hashed has the digest asked for."""
         return self._hash.hexdigest() == self._digest.hex
 
-    def commit(self) -> None:
-        os.fsync(self._descriptor)
+    def commit(self, size_bytes: int) -> None:
+        """Gives the file its final name."""
+        os.ftruncate(self._data, size_bytes)
+        os.fsync(self._data)
         self._store.commit(self._folder / "data", self._digest)
         self.discard()
 
+    def close(self) -> None:
+        """Leaves what is there to the next download; may be called always, also twice."""
+        if self._progress >= 0 and not os.fstat(self._progress).st_size:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        for descriptor in (self._data, self._progress):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._data = self._progress = -1
+
     def discard(self) -> None:
-        """Closes and removes what is left in staging; may be called always, also twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Closes and removes it; may be called always, also twice."""
+        self.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _read_progress(path: Path, size_bytes: int) -> Intervals:
+    """Up to the first line that is not whole; nothing behind the file's end counts."""
+    there = Intervals()
+    position, text = 0, path.read_bytes()
+    while (line := _WRITTEN.match(text, position)) is not None:
+        there.add(int(line[1]), min(int(line[2]), size_bytes))
+        position = line.end()
+    return there
 
 
 def _hash_buffer() -> bytearray:

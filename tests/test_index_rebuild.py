@@ -1,0 +1,357 @@
+"""An index that is gone or damaged is made anew at the next start, and what it cost is told."""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from mirror.manifest import Descriptor
+from mirror.names import Digest, Repository, Tag
+from mirror.store import backup as backup_module
+from mirror.store.backup import IndexBackup, back_up
+from mirror.store.filesystem import BlobStore
+from mirror.store.index import Index, RememberedListing, RememberedTag
+from mirror.store.links import Link
+from mirror.store.recovery import Recovered, recover
+from mirror.store.schema import IndexTooNew
+from tests.fakes.images import Image
+from tests.fakes.registry import FakeRegistry
+from tests.house import House, mirroring
+from tests.layers import until_idle
+from tests.replies import error_of, manifests_asked
+
+APP = "library/app"
+LATEST = "/v2/app/manifests/latest"
+HERE = Repository("docker.io", APP)
+PAGE_BYTES = 4096
+
+
+def gone(index: Path) -> None:
+    index.unlink()
+
+
+def garbage(index: Path) -> None:
+    index.write_bytes(b"this is no database" * 1000)
+
+
+def empty(index: Path) -> None:
+    os.truncate(index, 0)
+
+
+def cut(index: Path) -> None:
+    os.truncate(index, PAGE_BYTES + 100)
+
+
+def scribbled(index: Path) -> None:
+    """Each page but the first."""
+    data = bytearray(index.read_bytes())
+    for page in range(PAGE_BYTES, len(data), PAGE_BYTES):
+        data[page : page + 200] = b"\x5a" * 200
+    index.write_bytes(data)
+
+
+def unreadable_wal(index: Path) -> None:
+    index.with_name(f"{index.name}-wal").mkdir()
+
+
+def a_folder(index: Path) -> None:
+    index.unlink()
+    index.mkdir()
+
+
+def a_table_short(index: Path) -> None:
+    with closing(sqlite3.connect(index)) as connection:
+        connection.execute("DROP TABLE tags")
+
+
+HARMS = [gone, garbage, empty, cut, scribbled, unreadable_wal, a_folder, a_table_short]
+Harm = Callable[[Path], None]
+Line = MutableMapping[str, Any]
+
+
+@pytest.fixture
+def image(registry: FakeRegistry) -> Image:
+    return registry.add_image(APP)
+
+
+async def pull(mirror: House, image: Image) -> None:
+    assert (await mirror.get(LATEST)).body == image.manifest
+    for digest in (image.config, *image.layers):
+        assert (await mirror.get(f"/v2/app/blobs/{digest}")).status == 200
+
+
+@contextmanager
+def rebuilt() -> Iterator[list[Line]]:
+    """The lines about it that come in the block."""
+    found: list[Line] = []
+    with structlog.testing.capture_logs() as logs:
+        yield found
+    found += [line for line in logs if line["event"] == "the index was rebuilt"]
+
+
+def damaged_files(mirror: House) -> list[str]:
+    return [path.name for path in mirror.storage.glob("index.db.damaged-*")]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+async def test_a_backup_brings_everything_back(
+    registry: FakeRegistry, tmp_path: Path, image: Image, harm: Harm
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        await pull(mirror, image)
+        await until_idle(mirror)
+    await registry.stop()
+    harm(mirror.storage / "index.db")
+    with rebuilt() as lines:
+        async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+            await pull(mirror, image)
+    (line,) = lines
+    assert line["source"] == "backup"
+    assert (line["tags"], line["unlinked_blobs"], line["missing_blobs"]) == (1, 0, 0)
+    assert line["blobs"] == len({image.digest, image.config, *image.layers})
+    assert bool(damaged_files(mirror)) == (harm is not gone)
+    with rebuilt() as lines:
+        async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+            await pull(mirror, image)
+    assert lines == [], "it is sound again"
+
+
+@pytest.mark.parametrize("harm", [gone, garbage, scribbled, a_table_short])
+async def test_without_a_backup_the_upstreams_word_is_enough(
+    registry: FakeRegistry, tmp_path: Path, image: Image, harm: Harm
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        await pull(mirror, image)
+        await until_idle(mirror)
+    (mirror.storage / "index.backup.db").unlink()
+    harm(mirror.storage / "index.db")
+    downloads = registry.count("GET", "blob")
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        await pull(mirror, image)
+    assert registry.count("GET", "blob") == downloads
+    assert manifests_asked(registry)[1] == 1
+
+
+async def test_a_private_blob_stays_where_it_was(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        await pull(mirror, image)
+    for name in ("index.db", "index.backup.db"):
+        (mirror.storage / name).unlink()
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        other = await mirror.get(f"/v2/docker.io/org/other/blobs/{image.config}")
+        assert error_of(other) == (404, "BLOB_UNKNOWN")
+        await registry.stop()
+        assert (await mirror.get(f"/v2/app/blobs/{image.config}")).status == 504
+
+
+async def test_a_later_version_is_refused_and_left_alone(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        pass
+    with closing(sqlite3.connect(mirror.storage / "index.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(IndexTooNew, match="99"):
+        async with mirroring(tmp_path, {"docker.io": registry}):
+            pass
+    assert damaged_files(mirror) == []
+
+
+# --- by itself ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    for folder in ("blobs", "staging"):
+        (tmp_path / folder).mkdir()
+    return BlobStore(tmp_path)
+
+
+async def fill(store: BlobStore, count: int, tags: int = 0) -> None:
+    """Blobs that are linked, and as many tags as are wanted; the files are empty."""
+    index = await Index.open(store.index_path)
+    digests = [Digest.of(b"%d" % number) for number in range(count)]
+    await index.link(HERE, [Link(Descriptor(each, "a/type", 0), proven=True) for each in digests])
+    await index.set_listing(HERE, "tags/list?", RememberedListing(b"[]", {}, 1.0))
+    await index.aclose()
+    with closing(sqlite3.connect(store.index_path)) as connection, connection:
+        for digest in digests:
+            store.blob_path(digest).parent.mkdir(parents=True, exist_ok=True)
+            store.blob_path(digest).touch()
+            connection.execute("INSERT INTO blobs VALUES (?, 0, 1.0, 1.0)", [str(digest)])
+        for number in range(tags):
+            row = [HERE.upstream, HERE.name, f"v{number}", str(digests[number])]
+            connection.execute("INSERT INTO tags VALUES (?, ?, ?, ?, 1.0)", row)
+
+
+async def backed_up(store: BlobStore) -> bool:
+    return await asyncio.to_thread(back_up, store.index_path, store.backup_path)
+
+
+async def recovered(store: BlobStore) -> Recovered:
+    found = await recover(store)
+    assert found is not None
+    return found
+
+
+async def test_a_sound_index_is_left_alone(store: BlobStore) -> None:
+    assert await recover(store) is None
+    await fill(store, 10)
+    before = store.index_path.stat()
+    assert await recover(store) is None
+    assert store.index_path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+async def test_what_can_be_read_of_a_damaged_file_is_kept(store: BlobStore) -> None:
+    await fill(store, count=600, tags=300)
+    data = bytearray(store.index_path.read_bytes())
+    for page in range(20, len(data) // PAGE_BYTES, 20):
+        data[page * PAGE_BYTES : page * PAGE_BYTES + 300] = b"\x5a" * 300
+    store.index_path.write_bytes(data)
+    found = await recovered(store)
+    assert found.source == "damaged file"
+    assert found.found.blobs == 600, "their files are there"
+    assert 300 < found.found.links < 600
+    assert 150 < found.found.tags <= 300
+    assert found.lost_rows >= 600 - found.found.links
+    index = await Index.open(store.index_path)
+    await index.ping()
+    assert await index.usage() == (600, 0)
+    assert len(await index.repositories(None)) == 1
+    await index.aclose()
+    assert await recover(store) is None
+
+
+async def test_the_index_is_compared_with_the_blobs_that_are_there(store: BlobStore) -> None:
+    await fill(store, count=3)
+    await backed_up(store)
+    store.index_path.unlink()
+    store.blob_path(Digest.of(b"0")).unlink()
+    new = Digest.of(b"new", "sha512")
+    await store.write(new, b"new")
+    (store.path / "blobs" / "sha256" / "00").mkdir(exist_ok=True)
+    (store.path / "blobs" / "sha256" / "00" / "no digest").touch()
+    found = (await recovered(store)).found
+    assert (found.blobs, found.added_blobs, found.missing_blobs) == (3, 1, 1)
+    assert found.unlinked_blobs == 1
+    index = await Index.open(store.index_path)
+    assert await index.blob_size(new) == 3
+    assert (await index.blobs_to_check(1.0, 10)) == [new], "nobody knows whether it is right"
+    await index.aclose()
+
+
+async def test_links_are_read_out_of_tagged_manifests(store: BlobStore) -> None:
+    image = FakeRegistry().add_image(APP)
+    manifest = Digest.parse(image.digest)
+    index = await Index.open(store.index_path)
+    await index.set_tag(HERE, Tag("latest"), RememberedTag(manifest, 1.0))
+    await index.aclose()
+    await backed_up(store)
+    store.index_path.unlink()
+    await store.write(manifest, image.manifest)
+    await recovered(store)
+    index = await Index.open(store.index_path)
+    (link,) = await index.linked(HERE, [manifest])
+    assert link == Link(Descriptor(manifest, image.media_type, len(image.manifest)), proven=True)
+    parts = [Digest.parse(each) for each in (image.config, *image.layers)]
+    named = await index.linked(HERE, parts)
+    assert {each.descriptor.digest for each in named} == set(parts)
+    assert not any(each.proven for each in named), "a manifest only names them"
+    await index.aclose()
+
+
+@pytest.mark.parametrize("harm", [garbage, cut, empty, "newer"])
+async def test_a_bad_backup_is_passed_over(store: BlobStore, harm: Harm | str) -> None:
+    await fill(store, count=3)
+    await backed_up(store)
+    if callable(harm):
+        harm(store.backup_path)
+    else:
+        with closing(sqlite3.connect(store.backup_path)) as connection:
+            connection.execute("PRAGMA user_version = 99")
+    store.index_path.unlink()
+    found = await recovered(store)
+    assert (found.source, found.found.blobs, found.found.links) == ("blobs", 3, 0)
+
+
+async def test_a_disk_that_fails_while_rebuilding_loses_nothing(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store, count=3)
+    garbage(store.index_path)
+    true_replace = Path.replace
+
+    def replace(path: Path, to: Path) -> Path:
+        if to == store.index_path:
+            raise OSError(28, "No space left on device")
+        return true_replace(path, to)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "replace", replace)
+        with pytest.raises(OSError, match="No space"):
+            await recover(store)
+    assert (await recovered(store)).found.blobs == 3
+
+
+# --- backups ------------------------------------------------------------------------------------
+
+
+async def test_only_what_is_new_is_backed_up(store: BlobStore) -> None:
+    assert not await backed_up(store), "there is no index"
+    await fill(store, count=3)
+    assert await backed_up(store)
+    assert not await backed_up(store)
+    index = await Index.open(store.index_path)
+    assert not await backed_up(store), "opening changes nothing"
+    await index.add_blob(Digest.of(b"new"), 3, 1.0)
+    assert await backed_up(store)
+    await index.aclose()
+    with closing(sqlite3.connect(store.backup_path)) as connection:
+        assert connection.execute("SELECT count(*) FROM blobs").fetchone() == (4,)
+    assert [path.name for path in store.path.glob("*.new*")] == []
+
+
+async def test_backups_are_made_while_serving(store: BlobStore) -> None:
+    await fill(store, count=3)
+    backup = IndexBackup(store, every_seconds=0.01)
+    backup.open()
+    async with asyncio.timeout(10):
+        while not store.backup_path.exists():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    await backup.aclose()
+
+
+async def test_no_backup_is_made_on_a_disk_that_fails(store: BlobStore) -> None:
+    await fill(store, count=3)
+    store.note_written(is_taken=False)
+    await IndexBackup(store).make()
+    assert not store.backup_path.exists()
+    store.note_written(is_taken=True)
+    await IndexBackup(store).make()
+    assert store.backup_path.exists()
+
+
+@pytest.mark.parametrize("harm", [scribbled, garbage, empty, "no room"])
+async def test_a_backup_that_fails_leaves_the_last_one(
+    store: BlobStore, harm: Harm | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store, count=100)
+    assert await backed_up(store)
+    good = store.backup_path.read_bytes()
+    if callable(harm):
+        harm(store.index_path)
+    else:
+        os.utime(store.index_path)
+        monkeypatch.setattr(backup_module, "MIN_FREE_COPIES", 1 << 60)
+    with structlog.testing.capture_logs():
+        await IndexBackup(store).make()
+    assert store.backup_path.read_bytes() == good
+    assert [path.name for path in store.path.glob("*.new*")] == []

@@ -1,0 +1,235 @@
+"""The scrub finds what disks change without a word, slowly and in order."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from mirror.metrics import Metrics
+from mirror.names import Digest
+from mirror.store.filesystem import BlobStore
+from mirror.store.index import Index
+from mirror.store.quarantine import Quarantine
+from mirror.store.scrub import CHECK_EVERY_SECONDS, STEP_BYTES, Pace, Scrub
+from tests.fakes.registry import FakeRegistry
+from tests.house import mirroring
+from tests.layers import some_bytes
+
+AS_FAST_AS_CAN_BE = 1 << 40
+ONE, TWO, THREE = (some_bytes(3_000, seed) for seed in range(3))
+
+
+@dataclass
+class Room:
+    """A store with its index, and what the scrub needs; `now` is the wall clock."""
+
+    store: BlobStore
+    index: Index
+    quarantine: Quarantine
+    metrics: Metrics
+    now: float = 1e9
+
+    def scrub(self, rate: int = AS_FAST_AS_CAN_BE, first_after_seconds: float = 0.0) -> Scrub:
+        pace = Pace(rate, first_after_seconds, idle_seconds=0.01, now=lambda: self.now)
+        return Scrub(self.store, self.index, self.quarantine, self.metrics, pace)
+
+    async def add(self, data: bytes) -> Digest:
+        """Stored, and found right, now."""
+        digest = Digest.of(data)
+        await self.store.write(digest, data)
+        await self.index.add_blob(digest, len(data), self.now)
+        return digest
+
+    def counted(self, sample: str, **labels: str) -> float:
+        families = text_string_to_metric_families(self.metrics.render().decode())
+        found = (each for family in families for each in family.samples if each.name == sample)
+        return sum(each.value for each in found if labels.items() <= each.labels.items())
+
+    def set_aside(self) -> set[str]:
+        return {path.name for path in (self.store.path / "damaged").rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    store, metrics = BlobStore(tmp_path / "data"), Metrics()
+    await store.open()
+    index = await Index.open(store.index_path)
+    quarantine = Quarantine(store, index, metrics)
+    yield Room(store, index, quarantine, metrics)
+    await quarantine.aclose()
+    await index.aclose()
+    await store.aclose()
+
+
+@asynccontextmanager
+async def at_work(scrub: Scrub) -> AsyncIterator[None]:
+    scrub.open()
+    try:
+        yield
+    finally:
+        await scrub.aclose()
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason", "left"),
+    [(flip, "bytes", 1), (cut, "size", 1), (Path.unlink, "missing", 0)],
+    ids=["flipped", "cut", "gone"],
+)
+async def test_what_is_damaged_is_set_aside_and_forgotten(
+    room: Room, harm: Callable[[Path], None], reason: str, left: int
+) -> None:
+    digest, other = await room.add(ONE), await room.add(TWO)
+    harm(room.store.blob_path(digest))
+    room.now += CHECK_EVERY_SECONDS + 1
+    assert await room.scrub().check_batch()
+    assert await room.index.usage() == (1, len(TWO))
+    assert await room.store.has(other)
+    assert not await room.store.has(digest)
+    assert len(room.set_aside()) == left
+    assert room.counted("mirror_damaged_blobs_total", reason=reason) == 1
+
+
+async def test_an_open_blob_that_changed_is_not_served_on(room: Room) -> None:
+    digest = await room.add(ONE)
+    handle = await room.store.find(digest)
+    assert handle is not None
+    room.store.keep(digest, handle).close()
+    flip(room.store.blob_path(digest))
+    room.now += CHECK_EVERY_SECONDS + 1
+    await room.scrub().check_batch()
+    assert room.store.find_open(digest) is None
+
+
+async def test_each_blob_is_checked_once_in_a_while(room: Room) -> None:
+    await room.add(ONE)
+    assert not await room.scrub().check_batch(), "it was verified when it came"
+    for _ in range(2):
+        room.now += CHECK_EVERY_SECONDS + 1
+        assert await room.scrub().check_batch()
+        assert not await room.scrub().check_batch()
+    assert room.counted("mirror_scrubbed_bytes_total") == 2 * len(ONE)
+
+
+async def test_the_longest_unchecked_comes_first(room: Room) -> None:
+    order = []
+    for data in (TWO, THREE, ONE):
+        order.append(await room.add(data))
+        room.now += 10
+    assert await room.index.blobs_to_check(room.now, 10) == order
+    await room.index.note_checked(order[:1], room.now)
+    assert await room.index.blobs_to_check(room.now + 1, 10) == [*order[1:], order[0]]
+    assert await room.index.blobs_to_check(room.now + 1, 1) == order[1:2]
+
+
+async def test_a_disk_that_hiccups_proves_nothing(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await room.add(ONE)
+    room.now += CHECK_EVERY_SECONDS + 1
+
+    def pread(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "pread", pread)
+        assert await room.scrub().check_batch()
+    assert room.counted("mirror_scrub_errors_total") == 1
+    assert room.counted("mirror_damaged_blobs_total") == 0
+    assert await room.store.has(digest)
+    assert not await room.scrub().check_batch(), "it goes on with others"
+
+
+async def test_a_damaged_blob_that_cannot_be_moved_stays_known(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await room.add(ONE)
+    flip(room.store.blob_path(digest))
+    room.now += CHECK_EVERY_SECONDS + 1
+
+    def rename(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with structlog.testing.capture_logs() as logs:
+        await room.scrub().check_batch()
+    assert [line["event"] for line in logs] == ["a damaged blob cannot be set aside"]
+    assert await room.index.blob_size(digest) == len(ONE)
+
+
+async def test_it_keeps_to_its_rate_and_stops_at_once(room: Room) -> None:
+    digest = await room.add(some_bytes(3 * STEP_BYTES))
+    room.now += CHECK_EVERY_SECONDS + 1
+
+    async with at_work(room.scrub(rate=STEP_BYTES // 3600)), asyncio.timeout(15):
+        while not room.counted("mirror_scrubbed_bytes_total"):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert room.counted("mirror_scrubbed_bytes_total") == STEP_BYTES
+    assert await room.index.blobs_to_check(room.now, 10) == [digest], "it begins anew next time"
+    assert await room.store.has(digest)
+
+
+@pytest.mark.parametrize("rate_and_first", [(AS_FAST_AS_CAN_BE, 3600.0), (0, 0.0)])
+async def test_it_leaves_the_first_minute_alone_and_can_be_turned_off(
+    room: Room, rate_and_first: tuple[int, float]
+) -> None:
+    await room.add(ONE)
+    room.now += CHECK_EVERY_SECONDS + 1
+    looked = 0
+    ask = room.index.blobs_to_check
+
+    async def blobs_to_check(checked_before: float, limit: int) -> list[Digest]:
+        nonlocal looked
+        looked += 1
+        return await ask(checked_before, limit)
+
+    room.index.blobs_to_check = blobs_to_check  # type: ignore[method-assign]
+    async with at_work(room.scrub(*rate_and_first)):
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert looked == 0
+
+
+async def test_it_outlives_an_index_that_fails(room: Room) -> None:
+    digest = await room.add(ONE)
+    flip(room.store.blob_path(digest))
+    room.now += CHECK_EVERY_SECONDS + 1
+    hidden = room.index.blobs_to_check
+    failures = 0
+
+    async def fail_once(checked_before: float, limit: int) -> list[Digest]:
+        nonlocal failures
+        failures += 1
+        if failures == 1:
+            raise RuntimeError("whatever it is")
+        return await hidden(checked_before, limit)
+
+    room.index.blobs_to_check = fail_once  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as logs:
+        async with at_work(room.scrub()), asyncio.timeout(15):
+            while not room.set_aside():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+    assert logs[0]["event"] == "the scrub failed; it goes on"
+
+
+async def test_a_serving_mirror_scrubs(registry: FakeRegistry, tmp_path: Path) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}):
+        assert "scrub" in {task.get_name() for task in asyncio.all_tasks()}
+    settings = {"path": str(tmp_path / "data"), "scrub_rate": 0}
+    async with mirroring(tmp_path, {"docker.io": registry}, storage=settings):
+        assert "scrub" not in {task.get_name() for task in asyncio.all_tasks()}
