@@ -17,6 +17,7 @@
         └── UpstreamFailing         no usable answer: a remembered one may stand in
             ├── UpstreamRateLimited 429
             ├── UpstreamBroken      502
+            │   └── WrongBytes
             ├── UpstreamUnreachable 504
             └── Offline             404
 
@@ -143,6 +144,10 @@ class UpstreamRateLimited(UpstreamFailing):
 
 class UpstreamBroken(UpstreamFailing):
     """5xx, nonsense, or bytes that do not have the digest they were asked by."""
+
+
+class WrongBytes(UpstreamBroken):
+    """What came cannot be the content of the digest: none of it may be used."""
 
 
 class UpstreamUnreachable(UpstreamFailing):

@@ -36,6 +36,14 @@ class Intervals:
         index = bisect_right(self._starts, position) - 1
         return max(position, self._ends[index]) if index >= 0 else position
 
+    def end(self) -> int:
+        """The end of the last interval; 0 where there is none."""
+        return self._ends[-1] if self._ends else 0
+
+    def count(self) -> int:
+        """How many positions there are in all."""
+        return sum(self._ends) - sum(self._starts)
+
     def next_start(self, position: int) -> int | None:
         """The start of the first interval that begins behind `position`."""
         index = bisect_right(self._starts, position)

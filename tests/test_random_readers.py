@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.downloads import transfer
+from mirror.downloads import transfer, tries
 from tests.fakes.client import raw_open
 from tests.fakes.faults import (
     Cut,
@@ -38,7 +38,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "FAR_AHEAD_BYTES", 20_000)
     monkeypatch.setattr(transfer, "PIECE_BYTES", 50_000)
     monkeypatch.setattr(transfer, "SKIP_BYTES", 20_000)
-    monkeypatch.setattr(transfer, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.downloads import transfer
+from mirror.downloads import transfer, tries
 from tests.fakes.client import raw_open
 from tests.fakes.faults import Cut, Fault, Gate, Header, IgnoreRange, NoLength, Status, Trickle
 from tests.fakes.registry import FakeRegistry
@@ -26,7 +26,7 @@ async def house(registry: FakeRegistry, tmp_path: Path) -> AsyncIterator[House]:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow one another at once."""
-    monkeypatch.setattr(transfer, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -67,6 +67,10 @@ class Arrival:
         else:
             self.pulse.beat_soon()
 
+    def missing_bytes(self) -> int:
+        """What is still to come, as far as the size is known."""
+        return max(0, (self.expected_bytes or 0) - self.present.count())
+
     def verify(self) -> None:
         self.verified = True
         self.pulse.beat()

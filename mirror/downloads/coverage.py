@@ -32,7 +32,7 @@ class Coverage:
         return position if size_bytes is None or position < size_bytes else None
 
     def present_bytes(self) -> int:
-        return sum(end - start for start, end in self.present)
+        return self.present.count()
 
 
 def _run(position: int, *sets: Intervals) -> int:

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import structlog
 
 from mirror.downloads.arrival import Arrival
+from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.transfer import Transfer, in_thread
 from mirror.errors import (
     MirrorError,
@@ -14,6 +16,7 @@ from mirror.errors import (
     StorageFailed,
     TooBusy,
     UpstreamUnreachable,
+    WrongBytes,
 )
 from mirror.manifest import Descriptor
 from mirror.metrics import Metrics
@@ -62,6 +65,10 @@ class Downloads:
 
     def find(self, digest: Digest) -> Arrival | None:
         return self._arrivals.get(digest)
+
+    def pass_through(self, repository: Repository, digest: Digest) -> PassThrough:
+        """The blob past the disk, for one client."""
+        return PassThrough(self._clients[repository.upstream], repository, digest)
 
     async def join(
         self, repository: Repository, digest: Digest, expected_bytes: int | None
@@ -119,13 +126,17 @@ class Downloads:
         error: MirrorError = ShuttingDown("this mirror is shutting down")
         try:
             client = self._clients[arrival.source.upstream]
-            await Transfer(arrival, client, self._threads, self._metrics).run()
-            await in_thread(self._commits, arrival.staged.commit)
-            await self._keep(arrival)
+            room_bytes = await in_thread(self._threads, self._store.room_bytes)
+            check_room = partial(self._check_room, room_bytes)
+            await Transfer(arrival, client, self._threads, self._metrics, check_room).run()
+            size_bytes = await arrival.wait_size()
+            await in_thread(self._commits, arrival.staged.commit, size_bytes)
+            await self._keep(arrival, size_bytes)
         except MirrorError as failed:
             error = failed
             _log.warning("download failed", digest=str(arrival.digest), error=failed.message)
         except OSError as failed:
+            self._store.note_written(False)
             error = StorageFailed(f"this mirror's disk fails: {failed.strerror or failed}")
             _log.error("download failed", digest=str(arrival.digest), error=error.message)
         except Exception:
@@ -135,20 +146,28 @@ class Downloads:
             await self._end(arrival, error)
 
     async def _end(self, arrival: Arrival, error: MirrorError) -> None:
-        """Staging is empty before the name is free: the next arrival of this digest writes
-        there.
+        """Staging is closed before the name is free: the next arrival of this digest goes on there,
+        unless what is there is wrong, or on a disk that fails.
         """
-        discarded = self._threads.submit(arrival.staged.discard)
+        is_of_use = not isinstance(error, WrongBytes | StorageFailed)
+        leave = arrival.staged.close if is_of_use else arrival.staged.discard
         try:
-            await asyncio.shield(asyncio.wrap_future(discarded))
+            await asyncio.shield(asyncio.wrap_future(self._threads.submit(leave)))
         finally:
             del self._arrivals[arrival.digest]
             if not arrival.verified:
                 arrival.fail(error)
             self._metrics.downloads_active.dec()
 
-    async def _keep(self, arrival: Arrival) -> None:
+    def _check_room(self, room_bytes: int) -> None:
+        """For all that is on its way together. Raises StorageFailed."""
+        coming_bytes = sum(arrival.missing_bytes() for arrival in self._arrivals.values())
+        if coming_bytes > room_bytes:
+            raise StorageFailed(
+                f"this mirror's disk has no room for the {coming_bytes} bytes that are on their way"
+            )
+
+    async def _keep(self, arrival: Arrival, size_bytes: int) -> None:
         self.landed += 1
-        size_bytes = await arrival.wait_size()
         descriptor = Descriptor(arrival.digest, _BLOB_TYPE, size_bytes)
         await self._stored(arrival.source, descriptor)

@@ -26,6 +26,9 @@ class BlobReader(Protocol):
     async def readable(self, start: int, end: int | None, *, held: bool) -> int:
         """See `Arrival.readable`."""
 
+    def doubt(self) -> None:
+        """The file did not give what `readable` promised."""
+
     async def aclose(self) -> None: ...
 
 
@@ -45,6 +48,9 @@ class StoredReader:
 
     async def readable(self, start: int, end: int | None, *, held: bool) -> int:
         return self._size_bytes if end is None else end
+
+    def doubt(self) -> None:
+        self._stored.doubt()
 
     async def aclose(self) -> None:
         self._stored.close()
@@ -69,7 +75,7 @@ class ArrivalReader:
         if file is None:
             return None
         if arrival.error is not None:  # what was opened may be its successor's
-            file.close()
+            await _close(file)
             return None
         return cls(arrival, file, metrics)
 
@@ -81,6 +87,9 @@ class ArrivalReader:
 
     async def readable(self, start: int, end: int | None, *, held: bool) -> int:
         return await self._arrival.readable(start, end, held=held)
+
+    def doubt(self) -> None:
+        """What is on its way in is looked at anyway before it is kept."""
 
     async def aclose(self) -> None:
         self._metrics.download_followers.dec()

@@ -12,7 +12,6 @@ again, since it may have been hashed.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import aclosing
@@ -20,7 +19,9 @@ from typing import Any, TypeVar
 
 from mirror.downloads.arrival import Arrival
 from mirror.downloads.coverage import Coverage
-from mirror.errors import UpstreamBroken, UpstreamError, UpstreamFailing
+from mirror.downloads.tries import Tries
+from mirror.errors import UpstreamBroken, UpstreamError, UpstreamFailing, WrongBytes
+from mirror.intervals import Intervals
 from mirror.metrics import Metrics
 from mirror.store.staging import HASH_STEP_BYTES
 from mirror.upstream.client import BlobAnswer, UpstreamClient
@@ -31,42 +32,57 @@ PIECE_BYTES = 4 * 1024 * 1024
 MAX_PIECES = 6
 # Fill reads through a shorter stretch that is there already rather than ask anew behind it.
 SKIP_BYTES = 1024 * 1024
-# Tries in a row that brought not one byte, after the upstream had answered once: with the pauses
-# between them this outlasts the restart of a registry.
-MAX_IDLE_TRIES = 7
+# What an upstream that tells no size may send.
+MAX_UNTOLD_BYTES = 16 * 1024**3
 # Pieces in a row that failed: from then on everybody waits for fill.
 MAX_FAILED_PIECES = 4
-FIRST_PAUSE_SECONDS = 0.1
+_FAR_BEHIND_ANY_END = 1 << 62
 
 T = TypeVar("T")
 
 
 class Transfer:
     def __init__(
-        self, arrival: Arrival, client: UpstreamClient, threads: Executor, metrics: Metrics
+        self,
+        arrival: Arrival,
+        client: UpstreamClient,
+        threads: Executor,
+        metrics: Metrics,
+        check_room: Callable[[], None],
     ) -> None:
+        """`check_room` is asked before the blob is announced; it raises StorageFailed."""
         self._arrival = arrival
         self._client = client
         self._threads = threads
         self._metrics = metrics
+        self._check_room = check_room
         self._coverage = Coverage(arrival.present)
         self._fill_position = 0
         self._takes_ranges: bool | None = None
         self._pieces = 0
-        self._failed_pieces = 0
+        self._piece_tries = Tries()
         self._tasks = asyncio.TaskGroup()
         self._takes_wishes = True
         arrival.wanted = self._wanted
 
     async def run(self) -> None:
         """Until the blob is verified; it lies in staging. Raises MirrorError, OSError."""
-        await in_thread(self._threads, self._arrival.staged.create)
+        self._resume(await in_thread(self._threads, self._arrival.staged.open))
         try:
             async with self._tasks as tasks:
                 tasks.create_task(self._until_failure(self._fill()))
                 tasks.create_task(self._until_failure(self._hash()))
         except BaseExceptionGroup as failed:
             raise _first(failed) from None
+
+    def _resume(self, there: Intervals) -> None:
+        """All of what an earlier download left but its last byte: there is always something to ask
+        the upstream for, which tells the size, and that it gives this blob to who wants it.
+        """
+        last = 0
+        for start, last in there:
+            self._arrival.present.add(start, last)
+        self._arrival.present.remove(last - 1, last)
 
     async def _until_failure(self, work: Coroutine[Any, Any, None]) -> None:
         """After a failure no piece may begin: the group is about to close."""
@@ -80,34 +96,39 @@ class Transfer:
 
     async def _fill(self) -> None:
         arrival, coverage = self._arrival, self._coverage
-        idle_tries = 0
+        tries = Tries()
         while (start := coverage.first_missing(arrival.size_bytes)) is not None:
             before = coverage.present_bytes()
             try:
-                await self._fetch_from(start)
-            except UpstreamFailing:
+                await self._fetch_from(start, tries.idle)
+            except UpstreamFailing as error:
+                if error.answered == 416 and start:
+                    raise WrongBytes(
+                        self._client.name, f"has less of {arrival.digest} than is here"
+                    ) from error
                 if not arrival.announced:
                     raise
-                idle_tries = 0 if coverage.present_bytes() > before else idle_tries + 1
-                if idle_tries >= MAX_IDLE_TRIES:
+                if not tries.note(progress=coverage.present_bytes() > before):
                     raise
-                await _pause(idle_tries)
+                await tries.pause()
             while coverage.first_missing(arrival.size_bytes) is None and not self._is_complete():
                 await arrival.pulse.wait()
 
-    async def _fetch_from(self, start: int) -> None:
+    async def _fetch_from(self, start: int, attempt: int) -> None:
         arrival = self._arrival
         self._fill_position = start
         stop = self._gap_end(start)
         async with self._client.get_blob(
-            arrival.source.name, arrival.digest, start, stop
+            arrival.source.name, arrival.digest, start, stop, attempt=attempt
         ) as answer:
             self._check_answer(answer, start)
+            if not arrival.announced:
+                self._check_room()
             arrival.announce(answer.size_bytes)
             position = answer.start
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:
-                    self._check_room(position + len(chunk))
+                    self._check_length(position + len(chunk))
                     position = await self._write_missing(position, chunk)
                     self._fill_position = position
                     if self._may_skip(position):
@@ -118,25 +139,23 @@ class Transfer:
 
     def _gap_end(self, start: int) -> int | None:
         """Where fill's next answer may end, since somebody has or fetches what follows."""
-        size_bytes = self._arrival.size_bytes
-        if size_bytes is None or self._takes_ranges is not True:
-            return None
-        end = self._coverage.next_coming(start, size_bytes)
-        return end if end < size_bytes else None
+        end = self._coverage.next_coming(start, _FAR_BEHIND_ANY_END)
+        return end if self._takes_ranges is not False and end < _FAR_BEHIND_ANY_END else None
 
     def _check_answer(self, answer: BlobAnswer, start: int) -> None:
-        """Raises UpstreamBroken for a part that was not asked for, or of something else."""
+        """Raises UpstreamBroken for a part that was not asked for, WrongBytes for one of something
+        else.
+        """
         if start:
             self._takes_ranges = answer.is_partial
-        if not self._may_be_size(answer.size_bytes):
-            raise UpstreamBroken(self._client.name, f"has another size for {self._arrival.digest}")
+        self._check_size(answer.size_bytes)
         if answer.start not in (0, start):
             raise UpstreamBroken(self._client.name, "answered with another part than asked for")
 
-    def _check_room(self, end: int) -> None:
-        """Raises UpstreamBroken for a body that goes on behind the blob's end."""
+    def _check_length(self, end: int) -> None:
+        """Raises UpstreamBroken for a body that goes on behind the blob's end, or for ever."""
         size_bytes = self._arrival.size_bytes
-        if size_bytes is not None and end > size_bytes:
+        if end > (MAX_UNTOLD_BYTES if size_bytes is None else size_bytes):
             raise UpstreamBroken(self._client.name, "sent more of a blob than it announced")
 
     def _check_end(self, position: int, stop: int | None) -> None:
@@ -146,13 +165,16 @@ class Transfer:
         if position < least:
             raise UpstreamBroken(self._client.name, "ended a blob before its end")
 
-    def _may_be_size(self, told: int | None) -> bool:
-        """Until the size is known, everything lies in one run from 0."""
+    def _check_size(self, told: int | None) -> None:
+        """Against what is known of it, and what is there. Raises WrongBytes."""
         arrival = self._arrival
         known = arrival.expected_bytes if arrival.size_bytes is None else arrival.size_bytes
-        if told is None or known is not None:
-            return told in (None, known)
-        return told >= arrival.present.reach(0)
+        size_bytes = known if told is None else told
+        if told is not None and known is not None and told != known:
+            raise WrongBytes(self._client.name, f"has another size for {arrival.digest}")
+        if size_bytes is not None and arrival.present.end() > size_bytes:
+            raise WrongBytes(self._client.name, f"has less of {arrival.digest} than is here")
+        arrival.expected_bytes = size_bytes
 
     def _may_skip(self, position: int) -> bool:
         """Whether so much of what follows is there, or being fetched, that asking anew behind it
@@ -202,19 +224,22 @@ class Transfer:
     def _may_begin_piece(self) -> bool:
         """The first one alone finds out whether the upstream takes ranges."""
         at_most = {None: 1, True: MAX_PIECES, False: 0}[self._takes_ranges]
-        may_fail = self._failed_pieces < MAX_FAILED_PIECES
+        may_fail = self._piece_tries.idle < MAX_FAILED_PIECES
         return self._takes_wishes and self._pieces < at_most and may_fail
 
     async def _fetch_piece(self, start: int, stop: int) -> None:
         """A piece that fails costs nothing: fill comes by, or, after a pause, the next piece."""
         try:
-            await self._fetch_range(start, stop)
-            self._failed_pieces = 0
+            try:
+                await self._fetch_range(start, stop)
+                self._piece_tries = Tries()
+            finally:
+                self._coverage.planned.remove(start, stop)
+                self._arrival.pulse.beat()
         except UpstreamError:
-            self._failed_pieces += 1
-            await _pause(self._failed_pieces)
+            self._piece_tries.note(progress=False)
+            await self._piece_tries.pause()
         finally:
-            self._coverage.planned.remove(start, stop)
             self._pieces -= 1
             self._arrival.pulse.beat()
 
@@ -227,7 +252,8 @@ class Transfer:
             arrival.pulse.beat()
             if not answer.is_partial:
                 return
-            if answer.start != start or not self._may_be_size(answer.size_bytes):
+            self._check_size(answer.size_bytes)
+            if answer.start != start:
                 raise UpstreamBroken(self._client.name, "answered with another part than asked for")
             position = start
             async with aclosing(answer.chunks()) as chunks:
@@ -242,7 +268,7 @@ class Transfer:
     async def _hash(self) -> None:
         arrival = self._arrival
         position = 0
-        while position != arrival.size_bytes:
+        while arrival.size_bytes is None or position < arrival.size_bytes:
             reach = min(arrival.present.reach(position), position + HASH_STEP_BYTES)
             if reach == position:
                 await arrival.pulse.wait()
@@ -251,7 +277,7 @@ class Transfer:
             position = reach
         if not arrival.staged.is_right():
             self._metrics.digest_mismatch(self._client.name)
-            raise UpstreamBroken(
+            raise WrongBytes(
                 self._client.name, f"sent bytes that are not {arrival.digest}; nothing was stored"
             )
         arrival.verify()
@@ -265,11 +291,6 @@ async def in_thread(threads: Executor, work: Callable[..., T], *arguments: Any) 
     except asyncio.CancelledError:
         await asyncio.wait([future])
         raise
-
-
-async def _pause(tries: int) -> None:
-    seconds = FIRST_PAUSE_SECONDS * 2**tries
-    await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
 
 def _first(group: BaseException) -> BaseException:

@@ -6,27 +6,33 @@ import asyncio
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import aclosing
 
 from aiohttp import HttpVersion11, web
 
 from mirror.byteranges import ByteRange, resolve
 from mirror.downloads.downloads import ANSWER_SECONDS
+from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.reader import BlobReader
 from mirror.errors import MirrorError, StorageFailed, UpstreamUnreachable
-from mirror.metrics import Metrics
+from mirror.metrics import Cache, Metrics
 from mirror.names import Digest
+from mirror.proxy.blobs import BlobReply
+from mirror.store.filesystem import storage_failed
 from mirror.web.replies import content_headers
 from mirror.web.request import FACTS
 
 # One sendfile at most; a client that takes longer than the time-out for it has gone or is hostile.
 SLICE_BYTES = 8 * 1024 * 1024
 SLICE_SECONDS = 1800
+# Where sendfile cannot be used, this much is in memory for each client.
+COPY_BYTES = 256 * 1024
 _OCTETS = "application/octet-stream"
 
 
 async def send_blob(
     request: web.BaseRequest,
-    content: bytes | BlobReader,
+    reply: BlobReply,
     digest: Digest,
     headers: dict[str, str],
     metrics: Metrics,
@@ -41,20 +47,22 @@ async def send_blob(
         "Content-Type": _OCTETS,
     }
     wanted = _range_header(request, digest)
-    size_bytes = await _size_for(request, content, wanted)
+    size_bytes = await _size_for(request, reply.content, wanted)
     ranges = resolve(wanted, size_bytes) if size_bytes is not None else []
-    sender = _Sender(request, content, metrics)
+    sender = _Sender(request, reply, metrics)
     if len(ranges) > 1:
         return await sender.send_parts(ranges, size_bytes or 0, headers)
     return await sender.send_one(ranges[0] if ranges else None, size_bytes, headers)
 
 
 async def _size_for(
-    request: web.BaseRequest, content: bytes | BlobReader, wanted: str | None
+    request: web.BaseRequest, content: bytes | BlobReader | PassThrough, wanted: str | None
 ) -> int | None:
     """None where only the end will tell, and the answer can begin without."""
     if isinstance(content, bytes):
         return len(content)
+    if isinstance(content, PassThrough):
+        return content.size_bytes
     if wanted is None and request.version >= HttpVersion11:
         return await content.size()
     try:
@@ -75,11 +83,10 @@ def _range_header(request: web.BaseRequest, digest: Digest) -> str | None:
 
 
 class _Sender:
-    def __init__(
-        self, request: web.BaseRequest, content: bytes | BlobReader, metrics: Metrics
-    ) -> None:
+    def __init__(self, request: web.BaseRequest, reply: BlobReply, metrics: Metrics) -> None:
         self._request = request
-        self._content = content
+        self._content = reply.content
+        self._direct = reply.direct
         self._metrics = metrics
         self._facts = request[FACTS]
 
@@ -99,12 +106,12 @@ class _Sender:
             response.enable_chunked_encoding()
         else:
             response.content_length = end - start
-        if end == start:  # nothing could be held back of it
-            await self._content.readable(start, None, held=True)
+        if end == start and not isinstance(self._content, PassThrough):
+            await self._content.readable(start, None, held=True)  # nothing could be held back of it
         await self._prepare(response)
         async with _cut_short_on_error(self):
             held = part is None or _completes(part)
-            await self._copy(self._content, response, start, end, held=held)
+            await self._send(response, start, end, held=held)
         return response
 
     async def send_parts(
@@ -128,7 +135,7 @@ class _Sender:
                     await self._write(response, self._content[part.start : part.end])
                 else:
                     held = is_whole or _completes(part)
-                    await self._copy(self._content, response, part.start, part.end, held=held)
+                    await self._send(response, part.start, part.end, held=held)
             await self._write(response, tail)
         return response
 
@@ -150,6 +157,24 @@ class _Sender:
         await response.write(data)
         self._facts.sent_bytes += len(data)
 
+    async def _send(
+        self, response: web.StreamResponse, start: int, end: int | None, *, held: bool
+    ) -> None:
+        """[start, end) of what is not in memory; past the disk from where that fails."""
+        sent_before = self._facts.sent_bytes
+        if not isinstance(self._content, bytes | PassThrough):
+            try:
+                await self._copy(self._content, response, start, end, held=held)
+                return
+            except StorageFailed:
+                self._content.doubt()
+                start += self._facts.sent_bytes - sent_before
+                self._facts.cache = Cache.UNSTORED
+        async with aclosing(self._direct.chunks(start, end, held=held)) as chunks:
+            async for chunk in chunks:
+                if chunk:  # a copy, since a slow client's transport keeps what it was given
+                    await self._write(response, bytes(chunk))
+
     async def _copy(
         self,
         reader: BlobReader,
@@ -159,6 +184,9 @@ class _Sender:
         *,
         held: bool,
     ) -> None:
+        """Raises StorageFailed where the file does not give what it should; what was sent before is
+        counted.
+        """
         while end is None or start < end:
             reach = await reader.readable(start, end, held=held)
             if reach == start:
@@ -166,26 +194,32 @@ class _Sender:
             while start < reach:
                 count = min(reach - start, SLICE_BYTES)
                 async with asyncio.timeout(SLICE_SECONDS):
-                    await self._send_slice(reader, response, start, count)
-                start += count
-                self._facts.sent_bytes += count
+                    sent = await self._send_slice(reader, response, start, count)
+                start += sent
+                self._facts.sent_bytes += sent
+                if not sent:
+                    raise StorageFailed("a blob's file is shorter than it was")
 
     async def _send_slice(
         self, reader: BlobReader, response: web.StreamResponse, start: int, count: int
-    ) -> None:
+    ) -> int:
+        """How many bytes were sent; 0 where the file has ended."""
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has hung up")
         try:
             if not response.chunked:
                 loop = asyncio.get_running_loop()
-                sent = await loop.sendfile(transport, reader.file, start, count, fallback=False)
-                return _check_count(sent, count)
+                return await loop.sendfile(transport, reader.file, start, count, fallback=False)
         except asyncio.SendfileNotAvailableError:
-            pass  # not on this file system, or not to this client
-        data = await asyncio.to_thread(os.pread, reader.file.fileno(), count, start)
+            pass  # not on this file system, not to this client, or the client has hung up
+        count = min(count, COPY_BYTES)
+        try:
+            data = await asyncio.to_thread(os.pread, reader.file.fileno(), count, start)
+        except OSError as error:
+            raise storage_failed(error) from error
         await response.write(data)
-        return _check_count(len(data), count)
+        return len(data)
 
 
 class _cut_short_on_error:
@@ -216,9 +250,3 @@ def _part_head(boundary: str, part: ByteRange, size_bytes: int) -> bytes:
         f"\r\n--{boundary}\r\nContent-Type: {_OCTETS}\r\n"
         f"Content-Range: {part.content_range(size_bytes)}\r\n\r\n"
     ).encode()
-
-
-def _check_count(count: int, expected: int) -> None:
-    """Raises StorageFailed for a file that is shorter than it was."""
-    if count < expected:
-        raise StorageFailed("a stored blob is shorter than it was; its operator should look")

@@ -7,6 +7,7 @@ from aiohttp import web
 from cachetools import LRUCache
 
 from mirror.addressing import Address, Directory, Kind
+from mirror.downloads.passthrough import PassThrough
 from mirror.errors import NameInvalid, Unsupported
 from mirror.manifest import OCI_INDEX
 from mirror.metrics import Metrics
@@ -111,9 +112,9 @@ class Registry:
         try:
             if is_unchanged(request, digest):
                 return web.Response(status=304, headers={**headers, **content_headers(digest)})
-            return await send_blob(request, reply.content, digest, headers, self._metrics)
+            return await send_blob(request, reply, digest, headers, self._metrics)
         finally:
-            if not isinstance(reply.content, bytes):
+            if not isinstance(reply.content, bytes | PassThrough):
                 await reply.content.aclose()
 
     async def _tags(self, request: web.BaseRequest, address: Address) -> web.StreamResponse:

@@ -1,0 +1,111 @@
+"""A blob straight from its upstream to one client, for when this mirror's disk takes nothing, or
+does not give back what it took. Nobody shares it and nothing is kept; what is promised of a whole
+blob holds all the same.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from mirror.downloads.arrival import HELD_BACK_BYTES
+from mirror.downloads.tries import Tries
+from mirror.errors import UpstreamBroken, UpstreamFailing, WrongBytes
+from mirror.names import Digest, Repository
+from mirror.upstream.client import UpstreamClient
+
+
+class PassThrough:
+    def __init__(self, client: UpstreamClient, repository: Repository, digest: Digest) -> None:
+        self._client = client
+        self._repository = repository
+        self._digest = digest
+        self.size_bytes: int | None = None
+
+    async def open(self) -> None:
+        """Asks for the size, and so whether the repository holds it. Raises UpstreamError."""
+        self.size_bytes = await self._client.head_blob(self._repository.name, self._digest)
+
+    async def chunks(
+        self, start: int, end: int | None, *, held: bool
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        """[start, end), or to the blob's end. Each chunk is good until the next is asked for.
+
+        `held`: the blob is fetched and hashed from its start, and its end waits for that. Raises
+        UpstreamError.
+        """
+        pieces = self._hashed(start, end) if held else self._fetched(start, end)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    async def _hashed(
+        self, start: int, end: int | None
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        position = 0
+        async with aclosing(self._all_but_an_unproven_end()) as pieces:
+            async for piece in pieces:
+                wanted = piece[max(0, start - position) :]
+                position += len(piece)
+                if end is not None and position >= end:
+                    yield wanted[: max(0, len(wanted) - (position - end))]
+                    return
+                yield wanted
+
+    async def _all_but_an_unproven_end(self) -> AsyncGenerator[bytes | memoryview, None]:
+        """The blob; its last bytes once the whole has been hashed."""
+        seen = hashlib.new(self._digest.algorithm)
+        kept = b""
+        async with aclosing(self._fetched(0, None)) as chunks:
+            async for chunk in chunks:
+                await asyncio.to_thread(seen.update, chunk)
+                if len(chunk) < HELD_BACK_BYTES:
+                    kept += chunk
+                    yield kept[:-HELD_BACK_BYTES]
+                    kept = kept[-HELD_BACK_BYTES:]
+                else:
+                    yield kept
+                    yield chunk[:-HELD_BACK_BYTES]
+                    kept = bytes(chunk[-HELD_BACK_BYTES:])
+        if seen.hexdigest() != self._digest.hex:
+            raise WrongBytes(self._client.name, f"sent bytes that are not {self._digest}")
+        yield kept
+
+    async def _fetched(
+        self, start: int, end: int | None
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        """Goes on after a break where it was."""
+        end = self.size_bytes if end is None else end
+        position, tries = start, Tries()
+        while end is None or position < end:
+            before = position
+            try:
+                async with aclosing(self._fetched_once(position, end)) as chunks:
+                    async for chunk in chunks:
+                        position += len(chunk)
+                        yield chunk
+                if end is not None and position < end:
+                    raise UpstreamBroken(self._client.name, "ended a blob before its end")
+                return
+            except UpstreamFailing:
+                if not tries.note(progress=position > before):
+                    raise
+                await tries.pause()
+
+    async def _fetched_once(
+        self, start: int, end: int | None
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        """What one answer brings of [start, end), skipping what comes before."""
+        name = self._repository.name
+        async with self._client.get_blob(name, self._digest, start, end) as answer:
+            if answer.start not in (0, start):
+                raise UpstreamBroken(self._client.name, "answered with another part than asked for")
+            position = answer.start
+            async with aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    wanted = chunk[max(0, start - position) :]
+                    position += len(chunk)
+                    if end is not None and position > end:
+                        yield wanted[: len(wanted) - (position - end)]
+                        return
+                    yield wanted

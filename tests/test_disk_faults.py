@@ -1,0 +1,126 @@
+"""Whatever the disk does while a download is written, every client gets the right bytes."""
+
+import asyncio
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.images import Image, digest_of
+from tests.fakes.registry import FakeRegistry
+from tests.faulty_disk import Fault, FaultyDisk
+from tests.house import House, mirroring
+from tests.layers import some_bytes, until_idle
+
+APP = "library/app"
+LATEST = "/v2/app/manifests/latest"
+LAYER = some_bytes(700_000)
+SMALL_DISK_BYTES = 8_000_000
+
+
+@pytest.fixture
+def image(registry: FakeRegistry) -> Image:
+    return registry.add_image(APP, layers=[LAYER])
+
+
+async def pull(house: House, image: Image, ranges: tuple[str | None, ...] = (None,)) -> None:
+    """Everything of the image, right byte for byte."""
+    assert (await house.get(LATEST)).body == image.manifest
+    layer = f"/v2/app/blobs/{image.layers[0]}"
+    wanted = [{"Range": each} if each else {} for each in ranges]
+    config, *layers = await asyncio.gather(
+        house.get(f"/v2/app/blobs/{image.config}"), *(house.get(layer, each) for each in wanted)
+    )
+    assert digest_of(config.body) == image.config
+    for answer, asked in zip(layers, ranges, strict=True):
+        expected = LAYER[300_000:400_000] if asked else LAYER
+        assert (answer.status, answer.ended) == (206 if asked else 200, "complete")
+        assert answer.body == expected
+
+
+def assert_whole(house: House) -> None:
+    """Nothing wrong has a final name."""
+    for path in (house.storage / "blobs").glob("*/*/*"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("fault", ["EIO", "ENOSPC", "short write"])
+async def test_every_operation_may_fail(
+    registry: FakeRegistry,
+    tmp_path: Path,
+    image: Image,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    lasting: bool,
+) -> None:
+    disk = FaultyDisk(monkeypatch)
+    nth, has_failed = 0, True
+    while has_failed:
+        folder = tmp_path / str(nth)
+        folder.mkdir()
+        async with mirroring(folder, {"docker.io": registry}) as house:
+            disk.fail(fault, nth, lasting=lasting)
+            await pull(house, image, (None, "bytes=300000-399999"))
+            await until_idle(house)
+            has_failed = disk.failed
+            disk.heal()
+            assert_whole(house)
+            await pull(house, image)
+            await until_idle(house)
+            assert_whole(house)
+            assert len(house.stored_blobs()) >= 2, "what can be stored again is"
+        nth += 1
+    assert nth > 10, "so many operations there are at least"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, with room for little."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    options = f"size={SMALL_DISK_BYTES}"
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False)
+    if mounted.returncode:
+        if os.environ.get("CI"):
+            pytest.fail(f"mounting a small disk: {mounted.stderr.decode()}")
+        pytest.skip("left out: a file system that is really full takes the right to mount one")
+    yield folder
+    subprocess.run(["/bin/umount", "--lazy", folder], check=True)
+
+
+async def test_a_disk_that_is_really_full(
+    registry: FakeRegistry, small_disk: Path, image: Image
+) -> None:
+    large = some_bytes(2 * SMALL_DISK_BYTES, seed=1)
+    registry.add_blob(APP, large)
+    async with mirroring(small_disk, {"docker.io": registry}) as house:
+        answer = await house.get(f"/v2/app/blobs/{digest_of(large)}")
+        assert answer.body == large, "more than the disk could ever hold"
+        await until_idle(house)
+        assert house.staged() == []
+        ballast = small_disk / "ballast"
+        await asyncio.to_thread(_fill, ballast)
+        assert (await house.get("/readyz")).status == 503
+        for _ in range(2):
+            await pull(house, image, (None, "bytes=300000-399999"))
+        assert await house.metric("mirror_requests_total", kind="blob", cache="unstored") > 0
+        assert_whole(house)
+        ballast.unlink()
+        assert (await house.get("/readyz")).status == 200
+        await pull(house, image)
+        await until_idle(house)
+        assert digest_of(LAYER) in house.stored_blobs()
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return

@@ -1,0 +1,110 @@
+"""Past the disk: what is promised of blobs holds there too."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.downloads import tries
+from tests.fakes.faults import Cut, Fault, Gate, NoLength, Stall, WrongByte
+from tests.fakes.images import digest_of
+from tests.fakes.registry import FakeRegistry
+from tests.house import House, mirroring
+from tests.layers import UPSTREAM, add_layer, eventually, path_of, read_some, some_bytes
+
+DATA = some_bytes(700_000)
+
+
+@pytest.fixture
+async def house(registry: FakeRegistry, tmp_path: Path) -> AsyncIterator[House]:
+    """Its staging folder cannot be made."""
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        staging = house.storage / "staging"
+        await asyncio.to_thread(shutil.rmtree, staging)
+        staging.write_bytes(b"in the way")
+        yield house
+
+
+@pytest.mark.parametrize(
+    ("wanted", "body"),
+    [
+        (None, DATA),
+        ("bytes=0-99", DATA[:100]),
+        ("bytes=0-", DATA),
+        ("bytes=0-699999", DATA),
+        ("bytes=100000-", DATA[100_000:]),
+        ("bytes=300000-399999", DATA[300_000:400_000]),
+        ("bytes=-5", DATA[-5:]),
+        ("bytes=699999-", DATA[-1:]),
+    ],
+)
+@pytest.mark.parametrize("faults", [[], [Cut(200_000)], [NoLength()]], ids=repr)
+async def test_ranges_are_right(
+    house: House,
+    registry: FakeRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str | None,
+    body: bytes,
+    faults: list[Fault],
+) -> None:
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
+    url = add_layer(registry, DATA)
+    if faults:
+        registry.fail(*faults, kind="blob", method="GET", times=1)
+    answer = await house.get(url, {"Range": wanted} if wanted else {})
+    assert (answer.status, answer.ended) == (206 if wanted else 200, "complete")
+    assert answer.body == body
+    assert await house.metric("mirror_requests_total", kind="blob", cache="unstored") == 1
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-99,200-299", "bytes=0-349999,350000-699999"])
+async def test_several_ranges_are_right(house: House, registry: FakeRegistry, wanted: str) -> None:
+    answer = await house.get(add_layer(registry, DATA), {"Range": wanted})
+    assert (answer.status, answer.ended) == (206, "complete")
+    boundary = answer.headers["Content-Type"].partition("boundary=")[2].encode()
+    parts = [part.partition(b"\r\n\r\n")[2] for part in answer.body.split(b"--" + boundary)[1:-1]]
+    spans = [each.split("-") for each in wanted.removeprefix("bytes=").split(",")]
+    assert [part.removesuffix(b"\r\n") for part in parts] == [
+        DATA[int(first) : int(last) + 1] for first, last in spans
+    ]
+
+
+@pytest.mark.parametrize("at", [5, 350_000, 699_999])
+async def test_nobody_gets_a_whole_wrong_blob(
+    house: House, registry: FakeRegistry, at: int
+) -> None:
+    registry.fail(WrongByte(at), kind="blob", method="GET")
+    answer = await house.get(add_layer(registry, DATA))
+    assert (answer.status, answer.ended) == (200, "short")
+    assert len(answer.body) < len(DATA)
+
+
+@pytest.mark.parametrize("fault", [Stall(1000), WrongByte(5)], ids=repr)
+async def test_one_upstream_is_not_held_up_by_what_another_brings(
+    registry: FakeRegistry, tmp_path: Path, fault: Fault
+) -> None:
+    gate = Gate(100_000)
+    async with FakeRegistry() as other:
+        path = path_of(digest_of(DATA)).replace(UPSTREAM, "other.test")
+        add_layer(other, DATA)
+        good = add_layer(registry, DATA)
+        other.fail(fault, gate, kind="blob")
+        upstreams: dict[str, FakeRegistry | dict[str, Any]] = {
+            UPSTREAM: registry,
+            "other.test": other,
+        }
+        async with mirroring(tmp_path, upstreams, shutdown_grace="0s") as house:
+            assert await read_some(house.url + path, 1)
+
+            async def is_arriving() -> bool:
+                return await house.metric("mirror_downloads_active") == 1
+
+            await eventually(is_arriving)
+            answer = await house.get(good)
+            assert (answer.status, answer.body, answer.ended) == (200, DATA, "complete")
+            answer = await house.get(good, {"Range": "bytes=0-99"})
+            assert answer.body == DATA[:100]
+            assert registry.count("GET", "blob") == 2
