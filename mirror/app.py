@@ -11,9 +11,13 @@ from mirror.addressing import Directory
 from mirror.config import Settings
 from mirror.config.model import Tls, UpstreamSettings
 from mirror.metrics import Metrics
+from mirror.proxy.ledger import Ledger
 from mirror.proxy.proxy import Proxy
+from mirror.store.backup import IndexBackup
 from mirror.store.filesystem import BlobStore
-from mirror.store.index import Index
+from mirror.store.quarantine import Quarantine
+from mirror.store.recovery import open_index
+from mirror.store.scrub import Pace, Scrub
 from mirror.upstream.body import Blocks
 from mirror.upstream.client import UpstreamClient
 from mirror.upstream.definition import Account, Upstream
@@ -32,20 +36,34 @@ async def running(settings: Settings) -> AsyncIterator[int]:
     grace = _Grace(settings.shutdown_grace)
     metrics = Metrics()
     async with AsyncExitStack() as house:
-        store = BlobStore(settings.storage.path)
+        store = BlobStore(settings.storage.path, metrics.storage_writable)
         await store.open()
         house.push_async_callback(store.aclose)
-        index = await Index.open(store.index_path)
+        index = await open_index(store, metrics.index_failed)
+        backup = IndexBackup(store)
+        if not index.is_in_memory:
+            house.push_async_callback(backup.make)
         house.push_async_callback(index.aclose)
+        if not index.is_in_memory:
+            backup.open()
+        house.push_async_callback(backup.aclose)
+        quarantine = Quarantine(store, index, metrics)
+        house.push_async_callback(quarantine.aclose)
         clients: dict[str, UpstreamClient] = {}
         blocks = Blocks()
         for upstream in upstreams_of(settings):
             client = UpstreamClient(upstream, metrics, blocks, offline=settings.offline)
             clients[upstream.name] = client
             house.push_async_callback(client.aclose)
-        proxy = Proxy(store, index, clients, metrics)
+        ledger = Ledger(clients, index)
+        house.push_async_callback(ledger.aclose)
+        await ledger.open()
+        proxy = Proxy(store, index, quarantine, clients, metrics)
         house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
         await proxy.open()
+        scrub = Scrub(store, index, quarantine, metrics, Pace(settings.storage.scrub_rate))
+        scrub.open()
+        house.push_async_callback(scrub.aclose)
         registry = Registry(_directory(settings), proxy, metrics)
         server = Server(registry, Status(metrics, proxy.check_ready), metrics)
         house.push_async_callback(lambda: server.aclose(grace.seconds_left()))

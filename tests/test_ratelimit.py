@@ -1,19 +1,25 @@
 """What upstreams tell about pulls left: shown, and used to choose an account."""
 
+import time
+from math import inf
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
+from mirror.allowance import Allowance
 from mirror.metrics import Metrics
+from mirror.upstream.definition import Account, Upstream
 from mirror.upstream.ratelimit import RateLimits
 from tests.fakes.answers import error
-from tests.fakes.auth import Auth, BasicAuth, Door, read_basic
+from tests.fakes.auth import Auth, BasicAuth, Door, basic, read_basic
 from tests.fakes.delivery import Answer, Delivery
-from tests.fakes.faults import Header
+from tests.fakes.faults import Header, Status
 from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.seen import Seen
 from tests.house import House, mirroring
+from tests.replies import is_stale
 
 APP = "org/app"
 TAG = f"/v2/hub.test/{APP}/manifests/latest"
@@ -136,20 +142,9 @@ async def test_an_account_that_was_refused_is_left_alone(
         registry.add_image(APP)
         described = upstream(registry, "alice", "bob")
         async with mirroring(tmp_path, {"hub.test": described}) as house:
-            assert [(await house.get(TAG)).status for _ in range(3)] == [429, 200, 200]
-
-
-def test_an_account_that_was_refused_is_asked_again_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    limits = RateLimits("hub.test", Metrics())
-    limits.note("alice", 429, {"Retry-After": "7"})
-    now += 6.9
-    assert limits.remaining("alice") == 0
-    now += 0.2
-    assert limits.remaining("alice") == float("inf")
+            assert [(await house.get(TAG)).status for _ in range(3)] == [200, 200, 200]
+        as_alice = [s for s in registry.requests if s.authorization == basic("alice", "alice")]
+        assert len(as_alice) == 1
 
 
 async def test_the_account_with_more_pulls_left_is_used(tmp_path: Path) -> None:
@@ -166,3 +161,226 @@ async def test_the_account_with_more_pulls_left_is_used(tmp_path: Path) -> None:
         # One pull of bob's went by before it was known what he has left.
         assert sum(registry.left.values()) == 17
         assert registry.left["bob"] >= 7
+
+
+# --- One allowance --------------------------------------------------------------------------------
+
+WALL = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
+NONE_LEFT = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "0;w=21600"}
+SOME_LEFT = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "9;w=21600"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "rest_seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "0"}, 0),
+        ({"Retry-After": "Fri, 15 Jan 2027 08:02:00 GMT"}, 120),
+        ({"Retry-After": "Fri, 15 Jan 2027 07:00:00 GMT"}, 0),
+        ({"Retry-After": "Fri, 15 Jan 2047 08:00:00 GMT"}, 86400),
+        ({"Retry-After": "999999"}, 86400),
+        ({"Retry-After": "985.86µs"}, 60),
+        ({}, 60),
+        (SOME_LEFT, 60),
+        (NONE_LEFT, 21600),
+        ({**NONE_LEFT, "Retry-After": "30"}, 30),
+        ({"ratelimit-remaining": "0"}, 60),
+    ],
+    ids=str,
+)
+def test_how_long_an_account_rests_after_a_429(
+    headers: dict[str, str], rest_seconds: float
+) -> None:
+    allowance = Allowance()
+    allowance.hear(429, headers, 1000, WALL)
+    assert allowance.rest_seconds(1000) == rest_seconds
+    assert allowance.rest_seconds(1000 + rest_seconds) == 0
+
+
+def test_a_window_counts_from_its_first_pull() -> None:
+    allowance = Allowance()
+    for seconds, left in ((0, 50), (1000, 20), (20_000, 0)):
+        told = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": f"{left};w=21600"}
+        allowance.hear(200, told, 1000 + seconds, WALL)
+    allowance.hear(429, NONE_LEFT, 22_000, WALL)
+    assert allowance.rest_seconds(22_000) == 600
+    assert allowance.left(22_599) == 0
+    assert allowance.left(22_600) == inf, "what was heard in a window that is over counts no more"
+
+
+def test_what_is_told_of_an_allowance() -> None:
+    allowance = Allowance()
+    assert allowance.told(1000) == "an unknown number of pulls left"
+    allowance.hear(200, {**SOME_LEFT, "docker-ratelimit-source": "192.0.2.7"}, 1000, WALL)
+    assert allowance.told(1000) == "9 of 100 pulls left (counted as 192.0.2.7)"
+    allowance.hear(429, {**NONE_LEFT, "docker-ratelimit-source": "<b>"}, 1100, WALL)
+    assert allowance.told(1100) == "0 of 100 pulls left, back in 5 h 59 min"
+    assert allowance.told(22_000) == "0 of 100 pulls left, back in 10 min"
+    assert allowance.told(22_590) == "0 of 100 pulls left, back in 10 s"
+
+
+@pytest.mark.parametrize(
+    ("wall_seconds_later", "left", "rest_seconds"),
+    [(60, 0, 540), (599, 0, 1), (601, 9, 0), (21_599, 9, 0), (21_601, None, 0), (-9e9, 0, 86400)],
+)
+def test_an_allowance_is_remembered_until_its_window_ends(
+    wall_seconds_later: float, left: float | None, rest_seconds: float
+) -> None:
+    allowance = Allowance()
+    allowance.hear(429, {**SOME_LEFT, "Retry-After": "600"}, 1000, WALL)
+    remembered = allowance.remembered("hub.test", "http://hub.test", "alice", 1000, WALL)
+    recalled = Allowance.recalled(remembered, 5.0, WALL + wall_seconds_later)
+    assert (recalled and recalled.left(5.0)) == left
+    assert (recalled.rest_seconds(5.0) if recalled else 0) == pytest.approx(rest_seconds)
+
+
+@pytest.mark.parametrize(
+    ("left", "factor"),
+    [
+        ([100], 1),
+        ([50], 1),
+        ([49], 2),
+        ([25], 2),
+        ([24], 4),
+        ([10], 4),
+        ([9], 12),
+        ([0], 12),
+        ([0, 100], 1),
+        ([10, 30], 4),
+        ([], 1),
+    ],
+)
+def test_tags_live_longer_the_fewer_pulls_are_left(left: list[int], factor: int) -> None:
+    endpoint, now = URL("http://hub.test"), 1000.0
+    accounts = tuple(Account(f"user{number}", lambda: "") for number in range(len(left)))
+    limits = RateLimits(Upstream("hub.test", (endpoint,), accounts), Metrics(), lambda: now)
+    assert limits.ttl_factor == 1
+    for account, count in zip(accounts, left, strict=True):
+        told = {"ratelimit-limit": "100;w=60", "ratelimit-remaining": f"{count};w=60"}
+        limits.note(endpoint, account.username, 200, told)
+    assert limits.ttl_factor == factor
+    limits.note(endpoint, "anonymous", 429, {})
+    assert limits.ttl_factor == factor, "nobody told the limit of the bare address"
+    now += 60
+    assert limits.ttl_factor == 1, "a window that is over"
+
+
+def test_an_account_that_rests_does_not_count_as_left() -> None:
+    endpoint = URL("http://hub.test")
+    limits = RateLimits(Upstream("hub.test", (endpoint,)), Metrics(), lambda: 1000.0)
+    limits.note(endpoint, "alice", 200, {"ratelimit-limit": "100", "ratelimit-remaining": "20"})
+    limits.note(endpoint, "bob", 429, {"ratelimit-limit": "100", "ratelimit-remaining": "90"})
+    assert limits.ttl_factor == 4
+    limits.note(endpoint, "alice", 429, {})
+    assert limits.ttl_factor == 12
+
+
+async def test_an_account_that_rests_is_asked_again_in_time(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.add_image(APP)
+    registry.fail(Status(429, {"Retry-After": "1"}), times=1)
+    async with mirroring(tmp_path, {"hub.test": upstream(registry)}) as house:
+        answer = await house.get(TAG)
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
+        assert (await house.get(TAG)).status == 429
+        assert registry.count() == 1, "nobody is asked while all rest"
+        await house.get_until(TAG, lambda answer: answer.status == 200)
+        assert await house.metric("mirror_ratelimit_reset_seconds") == 0
+
+
+async def test_a_resting_endpoint_does_not_keep_the_next_one_from_being_asked(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.fail(Status(429))
+    async with FakeRegistry() as second:
+        second.add_image(APP)
+        described = {"endpoints": [registry.url, second.url], "tag_ttl": "0s"}
+        async with mirroring(tmp_path, {"hub.test": described}) as house:
+            for _ in range(3):
+                assert (await house.get(TAG)).status == 200
+    assert registry.count() == 1
+
+
+# --- Tags -----------------------------------------------------------------------------------------
+
+
+class Clocks:
+    """In place of the module `time`, for the room of tags: both clocks moved by hand."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+        self.jumped_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_seconds
+
+    def time(self) -> float:
+        return time.time() + self.ahead_seconds + self.jumped_seconds
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    clocks = Clocks()
+    monkeypatch.setattr("mirror.proxy.tags.time", clocks)
+    return clocks
+
+
+@pytest.mark.parametrize(("left", "factor"), [(100, 1), (31, 2), (21, 4), (6, 12)])
+async def test_a_tag_is_used_for_longer_while_few_pulls_are_left(
+    registry: FakeRegistry, tmp_path: Path, clocks: Clocks, left: int, factor: int
+) -> None:
+    registry.add_image(APP)
+    registry.ratelimit = RateLimit(limit=100, remaining=left)
+    described = {**upstream(registry), "tag_ttl": "10m"}
+    async with mirroring(tmp_path, {"hub.test": described}) as house:
+        assert (await house.get(TAG)).status == 200
+        registry.forget()
+        clocks.ahead_seconds += 600 * factor - 60
+        assert (await house.get(TAG)).status == 200
+        assert registry.count() == 0
+        clocks.ahead_seconds += 120
+        assert (await house.get(TAG)).status == 200
+        assert registry.count("HEAD") == 1
+
+
+@pytest.mark.parametrize("jump_seconds", [10 * 365 * 86400, -10 * 365 * 86400])
+async def test_a_wall_clock_that_jumps_neither_expires_a_tag_nor_keeps_it(
+    registry: FakeRegistry, tmp_path: Path, clocks: Clocks, jump_seconds: float
+) -> None:
+    registry.add_image(APP)
+    described = {**upstream(registry), "tag_ttl": "10m", "stale_for": "1h"}
+    async with mirroring(tmp_path, {"hub.test": described}) as house:
+        await house.get(TAG)
+        registry.forget()
+        clocks.jumped_seconds = jump_seconds
+        clocks.ahead_seconds = 540
+        assert (await house.get(TAG)).status == 200
+        assert registry.count() == 0, "still fresh"
+        await registry.stop()
+        clocks.ahead_seconds = 1200
+        answer = await house.get(TAG)
+        assert is_stale(answer)
+        assert 1200 <= int(answer.headers["Age"]) < 1300
+        clocks.ahead_seconds = 3700
+        assert (await house.get(TAG)).status == 504, "too old to stand in"
+
+
+async def test_a_tag_that_was_checked_in_the_future_is_due_and_new(
+    registry: FakeRegistry, tmp_path: Path, clocks: Clocks
+) -> None:
+    registry.add_image(APP)
+    described = {**upstream(registry), "tag_ttl": "10m", "stale_for": "1h"}
+    async with mirroring(tmp_path, {"hub.test": described}) as house:
+        await house.get(TAG)
+    clocks.jumped_seconds = -86400
+    registry.forget()
+    async with mirroring(tmp_path, {"hub.test": described}) as house:
+        await house.get(TAG)
+        assert registry.count("HEAD") == 1
+    clocks.jumped_seconds -= 86400
+    await registry.stop()
+    async with mirroring(tmp_path, {"hub.test": described}) as house:
+        answer = await house.get(TAG)
+        assert is_stale(answer)
+        assert answer.headers["Age"] == "0"

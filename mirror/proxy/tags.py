@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from mirror.errors import Offline, UpstreamFailing, UpstreamNotFound
+from mirror.errors import Offline, UpstreamBroken, UpstreamFailing, UpstreamNotFound
 from mirror.manifest import Descriptor
 from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
 from mirror.proxy.patience import within_patience
-from mirror.proxy.spared import spared
+from mirror.proxy.spared import if_told, spared
 from mirror.singleflight import Flights
 from mirror.store.index import Index, RememberedTag
 from mirror.upstream.client import UpstreamClient
@@ -26,34 +26,35 @@ from mirror.upstream.client import UpstreamClient
 HOT_TAGS = 50_000
 
 # Brings the manifest here by (repository, digest, tag) or, without a digest, by the tag alone;
-# returns its digest. Raises MirrorError.
-Obtain = Callable[[Repository, Digest | None, Tag], Awaitable[Digest]]
+# returns its digest, and whether that took a GET. Raises MirrorError.
+Obtain = Callable[[Repository, Digest | None, Tag], Awaitable[tuple[Digest, bool]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`stale_seconds` is the age of an answer that stands in for a failing upstream, else None."""
+    """`stale_seconds` is the age of an answer that stands in for a failing upstream, else None.
+    `is_pulled`: this took a GET upstream.
+    """
 
     digest: Digest
     cache: Cache
     stale_seconds: float | None = None
+    is_pulled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A remembered tag with both clocks: the wall's outlives the process, the other never jumps."""
+    """A remembered tag, and when it was last checked on the clock that never jumps. Only as it is
+    loaded does the wall clock tell its age.
+    """
 
     digest: Digest
     checked_at: float
-    fresh_until: float
-
-    @property
-    def is_fresh(self) -> bool:
-        return time.monotonic() < self.fresh_until
+    is_dated: bool = True  # False: checked in the future, so nobody knows when
 
     @property
     def age_seconds(self) -> float:
-        return max(time.time() - self.checked_at, 0)
+        return time.monotonic() - self.checked_at
 
 
 class Tags:
@@ -78,7 +79,7 @@ class Tags:
         known = await self._known(repository, tag)
         if known is None:
             return await self._asked(repository, tag, can_stand_in=False)
-        if known.is_fresh:
+        if self._is_fresh(repository, known):
             return Resolved(known.digest, Cache.HIT)
         upstream = self._clients[repository.upstream].upstream
         stale = Resolved(known.digest, Cache.STALE, known.age_seconds)
@@ -100,21 +101,26 @@ class Tags:
     async def _known(self, repository: Repository, tag: Tag) -> _Known | None:
         if (known := self._hot.get((repository, tag))) is not None:
             return known
-        remembered = await self._index.tag(repository, tag)
+        remembered = await if_told(self._index.tag(repository, tag))
         known = self._hot.get((repository, tag))  # a flight may have landed meanwhile
         if known is None and remembered is not None:
             known = self._warm(repository, tag, remembered)
         return known
 
     def _warm(self, repository: Repository, tag: Tag, remembered: RememberedTag) -> _Known:
-        ttl_seconds = self._clients[repository.upstream].upstream.tag_ttl_seconds
         age_seconds = time.time() - remembered.checked_at
-        left_seconds = ttl_seconds - age_seconds if age_seconds >= 0 else 0
-        known = _Known(
-            remembered.digest, remembered.checked_at, time.monotonic() + max(left_seconds, 0)
-        )
+        checked_at = time.monotonic() - max(age_seconds, 0)
+        known = _Known(remembered.digest, checked_at, is_dated=age_seconds >= 0)
         self._hot[repository, tag] = known
         return known
+
+    def _is_fresh(self, repository: Repository, known: _Known) -> bool:
+        """For `tag_ttl`, and longer while few pulls are left."""
+        client = self._clients[repository.upstream]
+        ttl_seconds, age_seconds = client.upstream.tag_ttl_seconds, known.age_seconds
+        if not known.is_dated:
+            return False
+        return age_seconds < ttl_seconds or age_seconds < ttl_seconds * client.ratelimits.ttl_factor
 
     async def _asked(self, repository: Repository, tag: Tag, *, can_stand_in: bool) -> Resolved:
         self._absences.check("manifest", repository, tag)
@@ -122,44 +128,51 @@ class Tags:
             (repository, tag), lambda: self._check(repository, tag)
         )
         resolved = await within_patience(flight, repository.upstream, can_stand_in=can_stand_in)
-        if joined and resolved.cache is Cache.MISS:
-            return Resolved(resolved.digest, Cache.JOINED)
-        return resolved
+        if not joined:
+            return resolved
+        is_miss = resolved.cache is Cache.MISS
+        return Resolved(resolved.digest, Cache.JOINED if is_miss else resolved.cache)
 
     async def _check(self, repository: Repository, tag: Tag) -> Resolved:
         """The work of a flight. All that follows from the upstream's answer happens here, since
         nobody may be left who waits for it.
         """
         known = self._hot.get((repository, tag))
-        if known is not None and known.is_fresh:
+        if known is not None and self._is_fresh(repository, known):
             return Resolved(known.digest, Cache.HIT)  # an earlier flight has just landed
         try:
-            digest = await self._ask(repository, tag, known)
+            digest, is_pulled = await self._ask(repository, tag, known)
         except UpstreamNotFound:
             await self._note_vanished(repository, tag)
             raise
         await self._adopt(repository, tag, digest)
         unmoved = known is not None and digest == known.digest
-        return Resolved(digest, Cache.REVALIDATED if unmoved else Cache.MISS)
+        cache = Cache.REVALIDATED if unmoved else Cache.MISS
+        return Resolved(digest, cache, is_pulled=is_pulled)
 
-    async def _ask(self, repository: Repository, tag: Tag, known: _Known | None) -> Digest:
+    async def _ask(
+        self, repository: Repository, tag: Tag, known: _Known | None
+    ) -> tuple[Digest, bool]:
         head = await self._clients[repository.upstream].head_manifest(repository.name, tag)
         digest = head.digest
         if digest is None:
             return await self._obtain(repository, None, tag)
         # It is there now, whatever was said when somebody asked for it before it was pushed.
         self._absences.forget("manifest", repository, digest)
-        if known is not None and digest != known.digest:
+        if await self._access.held(repository, digest) is None:
+            descriptor = Descriptor(digest, head.media_type, head.size_bytes)
+            await self._access.grant(repository, descriptor)
+        if known is None or digest == known.digest:
+            return digest, False
+        try:
             return await self._obtain(repository, digest, tag)
-        if await self._access.known(repository, digest) is None:
-            await self._access.grant(
-                repository, [Descriptor(digest, head.media_type, head.size_bytes)]
-            )
-        return digest
+        except UpstreamNotFound as error:  # not the tag, which was there a moment ago
+            told = f"{tag} is {digest} by its word, which it does not give"
+            raise UpstreamBroken(repository.upstream, told) from error
 
     async def _adopt(self, repository: Repository, tag: Tag, digest: Digest) -> None:
         remembered = RememberedTag(digest, time.time())
-        self._warm(repository, tag, remembered)
+        self._hot[repository, tag] = _Known(digest, time.monotonic())
         with spared("a tag", repository=repository, tag=tag):
             await self._index.set_tag(repository, tag, remembered)
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
+from mirror.allowance import DEFAULT_REST_SECONDS
 from mirror.errors import (
     UpstreamBroken,
     UpstreamDenied,
@@ -13,9 +14,6 @@ from mirror.errors import (
     UpstreamRateLimited,
 )
 from mirror.names import shown
-
-# For a 429 without Retry-After, which is optional on Docker Hub. Podman waits at most this long.
-DEFAULT_RETRY_AFTER_SECONDS = 60
 
 
 def error_of(
@@ -31,10 +29,7 @@ def error_of(
             return UpstreamDenied(upstream, message, answered=status)
         case 429:
             return UpstreamRateLimited(
-                upstream,
-                f"{said}; asked as {account}. Content that is cached is still served; an account "
-                "with a higher limit can be set under `credentials`",
-                _retry_after(headers),
+                upstream, f"{said}; asked as {account}", _retry_after(headers)
             )
         case _:
             pass
@@ -48,7 +43,7 @@ def login_error_of(
     said = f"its token server {host} answered {status}{_quoted_reason(body)}; asked as {account}"
     match status:
         case 401 | 403:
-            return UpstreamDenied(upstream, f"{said}. {_login_hint(account)}")
+            return UpstreamDenied(upstream, f"{said}. {_login_hint(account)}", answered=status)
         case 429:
             return UpstreamRateLimited(upstream, said, _retry_after(headers))
         case _:
@@ -67,7 +62,7 @@ def _retry_after(headers: Mapping[str, str]) -> str:
     """Seconds or a date (RFC 9110 §10.2.3), as clients can use it; GHCR has sent `985.86µs`."""
     told = headers.get("Retry-After", "").strip()
     usable = re.fullmatch(r"\d{1,6}|[A-Z][a-z]{2}, [\w :]{5,24} GMT", told, re.ASCII)
-    return told if usable else str(DEFAULT_RETRY_AFTER_SECONDS)
+    return told if usable else str(DEFAULT_REST_SECONDS)
 
 
 def _login_hint(account: str) -> str:

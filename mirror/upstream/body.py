@@ -48,12 +48,12 @@ async def read_body(
     `idle_timeout_seconds`), once all that arrived has been handed out.
     """
     connection = response.connection
-    if connection is None or not _ends_by_length(response):
-        async for chunk in response.content.iter_any():
+    handler = connection.protocol if connection is not None else None
+    transport = handler.transport if handler is not None else None
+    if handler is None or transport is None or not _ends_by_length(response):
+        while chunk := await _next_chunk(response, idle_timeout_seconds):
             yield chunk
         return
-    handler, transport = connection.protocol, connection.transport
-    assert handler is not None and transport is not None  # noqa: S101, PT018 - an open connection
     early = response.content.read_nowait()
     handler.pause_reading()  # which ends its time-out too
     missing_bytes = (response.content_length or 0) - response.content.total_bytes
@@ -68,6 +68,12 @@ async def read_body(
         transport.set_protocol(handler)
         if receiver.missing_bytes == 0:
             response.content.feed_eof()
+
+
+async def _next_chunk(response: aiohttp.ClientResponse, idle_timeout_seconds: float) -> bytes:
+    """b"" at the end. What goes on without a byte of the body is idle, too: a chunk's extension."""
+    async with asyncio.timeout(idle_timeout_seconds):
+        return await response.content.readany()
 
 
 def _ends_by_length(response: aiohttp.ClientResponse) -> bool:

@@ -14,22 +14,31 @@ from dataclasses import dataclass, field
 from cachetools import LRUCache
 from yarl import URL
 
-from mirror.errors import UpstreamBroken, UpstreamDenied, UpstreamError, UpstreamUnreachable
+from mirror.errors import (
+    UpstreamBroken,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamUnreachable,
+)
 from mirror.names import shown
 from mirror.singleflight import Flights
 from mirror.upstream.challenge import Challenge
 from mirror.upstream.definition import Account, Upstream
+from mirror.upstream.ratelimit import ANONYMOUS
 from mirror.upstream.realms import is_allowed_realm
+from mirror.upstream.refusals import LoginRefused, Refusals
+from mirror.weburls import parse_url
 
-ANONYMOUS = "anonymous"
 # The token specification: a client that is told no time, or less, may count on this one.
 LEAST_EXPIRY_SECONDS = 60
 MOST_EXPIRY_SECONDS = 24 * 3600
 REFRESH_MARGIN_SECONDS = 15
 MAX_REMEMBERED = 4096
 
-# Asks a realm: (url, Authorization or None, account's name) → JSON body. Raises UpstreamError.
-AskRealm = Callable[[URL, str | None, str], Awaitable[bytes]]
+# Asks a realm: (endpoint that named it, url, Authorization or None, account's name) → JSON body.
+# Raises UpstreamError; an UpstreamDenied has the realm's own status in `answered`.
+AskRealm = Callable[[URL, URL, str | None, str], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class Logins:
         self._upstream = upstream
         self._ask_realm = ask_realm
         self._clock = clock
+        self._refusals = Refusals(upstream.name, clock)
         self._challenges: LRUCache[tuple[URL, str], Challenge] = LRUCache(MAX_REMEMBERED)
         self._tokens: LRUCache[_TokenKey, _Token] = LRUCache(MAX_REMEMBERED)
         self._flights: Flights[_TokenKey, _Token] = Flights()
@@ -74,10 +84,12 @@ class Logins:
         if challenge is None:
             return None
         try:
-            return await self._header(challenge, remote_name, account)
+            return await self._header(endpoint, challenge, remote_name, account)
         except UpstreamError as error:
+            if isinstance(error, LoginRefused):
+                raise
             self._challenges.pop((endpoint, remote_name), None)
-            if isinstance(error, UpstreamUnreachable):
+            if isinstance(error, UpstreamUnreachable | UpstreamRateLimited):
                 raise
             return None
 
@@ -91,13 +103,20 @@ class Logins:
     ) -> str:
         """The header that answers a 401; `refused` is what was sent with it.
 
-        Raises UpstreamDenied where nothing new can be tried, UpstreamError from the realm.
+        Raises LoginRefused for a refused password, UpstreamDenied where nothing new can be tried,
+        UpstreamError from the realm.
         """
         challenge = await self._choose(endpoint, account, challenges)
         if challenge.scheme == "bearer":
             self._forget(self._key(challenge, remote_name, account), refused)
-        header = await self._header(challenge, remote_name, account)
+        try:
+            header = await self._header(endpoint, challenge, remote_name, account)
+        except LoginRefused:
+            self._challenges[endpoint, remote_name] = challenge  # it is the login that is wrong
+            raise
         if header == refused:
+            if account is not None and challenge.scheme == "basic":
+                raise self._refusals.refused(account.username, header)
             raise UpstreamDenied(
                 self._upstream.name,
                 f"refuses {_name_of(account)} for {remote_name}: check that credential",
@@ -105,6 +124,32 @@ class Logins:
             )
         self._challenges[endpoint, remote_name] = challenge
         return header
+
+    async def is_left_out(self, account: Account) -> bool:
+        """Whether its password was refused a while ago, and is still the same."""
+        if not self._refusals.is_refused(account.username):
+            return False
+        try:
+            login = await self._basic(account)
+        except UpstreamBroken:
+            return True
+        return self._refusals.is_left_out(account.username, login)
+
+    def refusal(self) -> LoginRefused | None:
+        """What to tell while there is an account whose password is refused."""
+        for account in self._upstream.accounts:
+            if self._refusals.is_refused(account.username):
+                return self._refusals.error(account.username)
+        return None
+
+    def note_answer(self, account: Account | None, header: str | None, status: int) -> None:
+        """The registry's own word on a Basic login. Raises LoginRefused."""
+        if account is None or header is None or not header.startswith("Basic "):
+            return
+        if status == 401:
+            raise self._refusals.refused(account.username, header)
+        if status < 400:
+            self._refusals.accepted(account.username, header)
 
     async def aclose(self) -> None:
         await self._flights.aclose()
@@ -135,7 +180,9 @@ class Logins:
         text = challenge.parameters.get("realm", "")
         extra_hosts = self._upstream.token_realms
         try:
-            allowed = await asyncio.to_thread(is_allowed_realm, URL(text), endpoint, extra_hosts)
+            allowed = await asyncio.to_thread(
+                is_allowed_realm, parse_url(text), endpoint, extra_hosts
+            )
         except ValueError:
             allowed = False
         if not allowed:
@@ -145,13 +192,15 @@ class Logins:
                 "list the host under `token_realms`",
             )
 
-    async def _header(self, challenge: Challenge, remote_name: str, account: Account | None) -> str:
+    async def _header(
+        self, endpoint: URL, challenge: Challenge, remote_name: str, account: Account | None
+    ) -> str:
         if challenge.scheme == "basic":
             return await self._basic(account) if account else ""
         key = self._key(challenge, remote_name, account)
         token = self._tokens.get(key)
         if token is None or token.ends_at <= self._clock():
-            flight, _ = self._flights.start(key, lambda: self._fetch(key, account))
+            flight, _ = self._flights.start(key, lambda: self._fetch(endpoint, key, account))
             token = await flight.wait()
         return f"Bearer {token.value}"
 
@@ -170,11 +219,13 @@ class Logins:
         if token is not None and f"Bearer {token.value}" == refused:
             del self._tokens[key]
 
-    async def _fetch(self, key: _TokenKey, account: Account | None) -> _Token:
+    async def _fetch(self, endpoint: URL, key: _TokenKey, account: Account | None) -> _Token:
         query = {"service": key.service, "scope": key.scope}
         url = key.realm.update_query({name: value for name, value in query.items() if value})
-        authorization = await self._basic(account) if account else None
-        body = await self._ask_realm(url, authorization, key.account)
+        if account is None:
+            body = await self._ask_realm(endpoint, url, None, key.account)
+        else:
+            body = await self._log_in(endpoint, url, account)
         token = _parse_token(body, self._clock())
         if token is None:
             raise UpstreamBroken(
@@ -182,6 +233,20 @@ class Logins:
             )
         self._tokens[key] = token
         return token
+
+    async def _log_in(self, endpoint: URL, url: URL, account: Account) -> bytes:
+        """The realm's answer. A 403 for a password that it took before is about the content."""
+        login = await self._basic(account)
+        name = account.username
+        async with self._refusals.trying(name, login):
+            try:
+                body = await self._ask_realm(endpoint, url, login, name)
+            except UpstreamDenied as error:
+                if error.answered == 403 and self._refusals.is_proven(name, login):
+                    raise
+                raise self._refusals.refused(name, login) from error
+        self._refusals.accepted(name, login)
+        return body
 
     async def _basic(self, account: Account) -> str:
         """Raises UpstreamBroken: a remembered answer may stand in until the file is back."""

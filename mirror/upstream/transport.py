@@ -5,11 +5,13 @@ the endpoint's own origin only, HTTPS never becomes HTTP, and no hop leads furth
 endpoint itself lies (see addresses.py).
 """
 
+import asyncio
 import time
 from collections.abc import Mapping
 from enum import Enum
 
 import aiohttp
+from aiohttp.connector import Connection
 from cachetools import TTLCache
 from yarl import URL
 
@@ -24,12 +26,19 @@ from mirror.upstream.addresses import (
     Reach,
     literal_reach,
 )
+from mirror.upstream.circuits import Failure, Trial
 from mirror.upstream.definition import Upstream
+from mirror.weburls import parse_url
 
 MAX_REDIRECTS = 5
 # Signed URLs and tokens make long lines; aiohttp's own default is 8,190.
 MAX_HEADER_LINE_BYTES = 32 * 1024
 REACH_TTL_SECONDS = 300
+# For an answer's head, in idle time-outs: 1xx answers without end are no silence.
+HEAD_IDLE_TIMEOUTS = 2
+# For a manifest, a token, a list; a blob may take as long as it likes.
+CONTROL_BODY_SECONDS = 300
+ERROR_BODY_LIMIT_BYTES = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BLOB_BUFFER_BYTES = 1024 * 1024
 _CONTROL_BUFFER_BYTES = 64 * 1024
@@ -61,16 +70,25 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         *,
         follow: bool = True,
+        trial: Trial | None = None,
     ) -> aiohttp.ClientResponse:
         """The answer with its body unread; the caller releases or closes it.
 
-        `url` is at one of the endpoints, or a realm. Raises UpstreamUnreachable, UpstreamBroken.
+        `url` is at one of the endpoints, or a realm; `trial` is told how it did. Raises
+        UpstreamUnreachable, UpstreamBroken.
         """
         origin, limit = url.origin(), None
         sent = {"Accept-Encoding": "identity", **(headers or {})}
-        for _ in range(MAX_REDIRECTS + 1):
-            response = await self._hop(method, url, kind, pool, sent, limit)
+        for hops in range(MAX_REDIRECTS + 1):
+            try:
+                response = await self._hop(method, url, kind, pool, sent, limit)
+            except UpstreamError as error:
+                if trial is not None:
+                    trial.failed(_failure_of(error, is_redirected=hops > 0), error)
+                raise
             if response.status not in _REDIRECTS or not follow:
+                if trial is not None:
+                    trial.answered(response.status, self._failed_answer(response))
                 return response
             response.close()
             url = self._target(url, response.headers.get("Location"))
@@ -85,6 +103,35 @@ class Transport:
         for session in self._sessions.values():
             await session.close()
         self._names.close()
+
+    async def read(self, response: aiohttp.ClientResponse, kind: str, limit_bytes: int) -> bytes:
+        """The whole body. Raises UpstreamBroken beyond the limit, and for a body that is encoded
+        though identity was asked for: nothing is ever decoded here.
+        """
+        name = self._upstream.name
+        body = bytearray()
+        try:
+            encoding = response.headers.get("Content-Encoding", "identity").lower()
+            if encoding != "identity":
+                raise UpstreamBroken(name, f"sent a {kind} encoded as {shown(encoding)}")
+            async with asyncio.timeout(CONTROL_BODY_SECONDS):
+                async for chunk in response.content.iter_any():
+                    self._metrics.upstream_received(name, kind, len(chunk))
+                    body += chunk
+                    if len(body) > limit_bytes:
+                        raise UpstreamBroken(name, f"sent a {kind} of over {limit_bytes} bytes")
+        except (aiohttp.ClientError, OSError) as error:
+            raise self.error_of(error, response.url) from error
+        finally:
+            response.release()
+        return bytes(body)
+
+    async def drain(self, response: aiohttp.ClientResponse) -> bytes:
+        """An error's body as far as it is of use; the connection can then be used again."""
+        try:
+            return await self.read(response, "error", ERROR_BODY_LIMIT_BYTES)
+        except UpstreamError:
+            return b""
 
     async def _hop(
         self,
@@ -137,20 +184,29 @@ class Transport:
             )
         return UpstreamBroken(self._upstream.name, f"{host} sent an unusable answer: {reason}")
 
+    def _failed_answer(self, response: aiohttp.ClientResponse) -> UpstreamError:
+        """What a 5xx is called in the log."""
+        host = response.url.host or "?"
+        return UpstreamBroken(
+            self._upstream.name, f"{host} answered {response.status}", answered=response.status
+        )
+
     def _target(self, url: URL, location: str | None) -> URL:
         """Location as sent: a signature does not survive being quoted again."""
         try:
-            target = url.join(URL(location or "", encoded=True))
+            target = url.join(parse_url(location or "", encoded=True))
             usable = bool(location and target.host) and target.scheme in ("http", "https")
         except ValueError:
             usable, target = False, url
         if not usable:
-            raise UpstreamBroken(self._upstream.name, f"redirects to {shown(location or '')}")
+            told = shown((location or "").partition("?")[0])  # what is behind it may be signed
+            raise UpstreamBroken(self._upstream.name, f"redirects to {told}")
         if url.scheme == "https" and target.scheme != "https":
             raise UpstreamBroken(
                 self._upstream.name, f"redirects from HTTPS to plain HTTP at {target.host}"
             )
-        return target
+        # Who the mirror is, nobody says but its operator: yarl and aiohttp would log in with it.
+        return target.with_user(None)
 
     async def _limit_of(self, origin: URL, target: URL) -> Reach:
         """How far inwards a redirect from `origin` may lead. Raises UpstreamBroken where `target`
@@ -167,12 +223,13 @@ class Transport:
 
     async def _reach(self, origin: URL) -> Reach:
         host = origin.host or ""
-        if host not in self._reaches:
+        reach = self._reaches.get(host)
+        if reach is None:
             try:
-                self._reaches[host] = await self._names.reach_of(host)
+                reach = self._reaches[host] = await self._names.reach_of(host)
             except OSError as error:
                 raise self.error_of(error, origin) from error
-        return self._reaches[host]
+        return reach
 
     def _session(self, pool: Pool, limit: Reach | None) -> aiohttp.ClientSession:
         key = (pool, limit)
@@ -184,6 +241,9 @@ class Transport:
                     limit_per_host=pool.value,
                     resolver=BoundedResolver(self._names, limit),
                 ),
+                response_class=_answer_within(
+                    HEAD_IDLE_TIMEOUTS * self._upstream.idle_timeout_seconds
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 requote_redirect_url=False,
@@ -193,6 +253,27 @@ class Transport:
                 headers={"User-Agent": f"mirror/{__version__}"},
             )
         return self._sessions[key]
+
+
+def _failure_of(error: UpstreamError, *, is_redirected: bool) -> Failure:
+    """Where a redirect led to a host that is down, the endpoint itself did answer."""
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return Failure.NO_ANSWER if is_redirected else Failure.NO_CONNECTION
+    if isinstance(error, UpstreamUnreachable):
+        return Failure.NO_ANSWER
+    return Failure.BAD_ANSWER
+
+
+def _answer_within(seconds: float) -> type[aiohttp.ClientResponse]:
+    """Answers whose head has to be complete within this time of the request's."""
+
+    class Answer(aiohttp.ClientResponse):
+        async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+            async with asyncio.timeout(seconds):
+                return await super().start(connection)
+
+    return Answer
 
 
 def _reason(error: Exception) -> str:

@@ -1,8 +1,9 @@
 """A limit on pulls, as Docker Hub has it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.fakes.answers import error
+from tests.fakes.auth import BearerAuth
 from tests.fakes.delivery import Answer
 from tests.fakes.seen import Seen
 
@@ -31,3 +32,23 @@ class RateLimit:
         answer.headers["ratelimit-remaining"] = f"{left};w={self.window_seconds}"
         answer.headers["docker-ratelimit-source"] = self.source
         return answer
+
+
+@dataclass
+class RateLimitByAccount(RateLimit):
+    """The same limit for each account of a token server, and one for those who have none."""
+
+    auth: BearerAuth = field(default_factory=BearerAuth)
+    counts: dict[str, RateLimit] = field(default_factory=dict)
+
+    def of(self, account: str) -> RateLimit:
+        fresh = RateLimit(self.limit, self.window_seconds, self.remaining, self.retry_after)
+        return self.counts.setdefault(account, fresh)
+
+    def left(self, account: str) -> int:
+        count = self.counts.get(account)
+        return self.limit if count is None or count.remaining is None else count.remaining
+
+    def apply(self, seen: Seen, answer: Answer) -> Answer:
+        token = (seen.authorization or "").removeprefix("Bearer ")
+        return self.of(self.auth.issued[token].account or "anonymous").apply(seen, answer)
