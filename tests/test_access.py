@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from mirror.downloads.downloads import ANSWER_SECONDS
 from tests.fakes.client import RawResponse
-from tests.fakes.faults import Gate, IgnoreRange, Status
-from tests.fakes.images import OCI_INDEX, OCI_MANIFEST, Image, describe
+from tests.fakes.delivery import BEFORE_HEADERS
+from tests.fakes.faults import Gate, IgnoreRange, Stall, Status
+from tests.fakes.images import OCI_INDEX, OCI_MANIFEST, Image, describe, digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.house import House, mirroring
 
@@ -226,8 +228,9 @@ async def test_whoever_has_no_right_gains_nothing_by_asking_at_the_same_moment(
 # --- What proves nothing --------------------------------------------------------------------------
 
 
-def foreign(image: Image, **how: object) -> bytes:
-    layer = {**describe(LAYER, "application/vnd.oci.image.layer.v1.tar"), **how}
+def naming(content: bytes, **how: object) -> bytes:
+    """A manifest with this content as its layer."""
+    layer = {**describe(content, "application/vnd.oci.image.layer.v1.tar"), **how}
     return json.dumps(
         {
             "schemaVersion": 2,
@@ -250,7 +253,7 @@ def foreign(image: Image, **how: object) -> bytes:
 async def test_a_manifest_that_names_a_layer_it_need_not_hold_grants_nothing(
     cached: House, registry: FakeRegistry, image: Image, how: dict[str, object]
 ) -> None:
-    registry.add_manifest("org/open", foreign(image, **how), OCI_MANIFEST, "foreign")
+    registry.add_manifest("org/open", naming(LAYER, **how), OCI_MANIFEST, "foreign")
     assert (await cached.get(f"{OPEN}/manifests/foreign")).status == 200
     assert (await cached.get(f"{OPEN}/blobs/{image.layers[0]}")).status == 404
 
@@ -273,6 +276,126 @@ async def test_a_subject_and_an_index_grant_nothing(
     assert (await cached.get(f"{OPEN}/manifests/{image.digest}")).status == 404
     assert (await cached.head(f"{OPEN}/manifests/{image.digest}")).status == 404
     assert (await cached.get(f"{OPEN}/blobs/{image.layers[0]}")).status == 404
+
+
+# --- What a manifest merely names -----------------------------------------------------------------
+
+# Names under which anybody may push, at the same upstream and at the other one.
+THIEVES = [OPEN, "/v2/other.test/org/secret"]
+
+
+def push(registry: FakeRegistry, other: FakeRegistry, thief: str, manifest: bytes) -> None:
+    to, repository = (registry, "org/open") if thief == OPEN else (other, "org/secret")
+    to.add_manifest(repository, manifest, OCI_MANIFEST, "theft")
+
+
+@pytest.mark.parametrize("thief", THIEVES)
+async def test_naming_a_cached_layer_does_not_make_it_readable(
+    cached: House, registry: FakeRegistry, other: FakeRegistry, image: Image, thief: str
+) -> None:
+    push(registry, other, thief, naming(LAYER))
+    assert (await cached.get(f"{thief}/manifests/theft")).status == 200
+    path = f"{thief}/blobs/{image.layers[0]}"
+    answers = [
+        await cached.get(path),
+        await cached.get(path, {"Range": "bytes=0-9"}),
+        await cached.get(path, {"Range": "bytes=-9"}),
+        await cached.get(path, {"If-None-Match": f'"{image.layers[0]}"'}),
+    ]
+    assert {answer.status for answer in answers} == {404}
+    assert not any(b"private" in answer.body for answer in answers)
+    assert registry.count("GET", "blob") + other.count("GET", "blob") == 0
+
+
+@pytest.mark.parametrize("thief", THIEVES)
+async def test_naming_a_cached_manifest_as_a_layer_does_not_make_it_readable(
+    cached: House, registry: FakeRegistry, other: FakeRegistry, image: Image, thief: str
+) -> None:
+    push(registry, other, thief, naming(image.manifest, mediaType=OCI_MANIFEST))
+    assert (await cached.get(f"{thief}/manifests/theft")).status == 200
+    for kind in ("manifests", "blobs"):
+        assert (await cached.get(f"{thief}/{kind}/{image.digest}")).status == 404
+    assert (await cached.head(f"{thief}/manifests/{image.digest}")).status == 404
+
+
+@pytest.mark.parametrize("thief", THIEVES)
+async def test_naming_a_layer_does_not_let_one_join_its_arrival(
+    house: House, registry: FakeRegistry, other: FakeRegistry, image: Image, thief: str
+) -> None:
+    push(registry, other, thief, naming(LAYER))
+    assert (await house.get(f"{thief}/manifests/theft")).status == 200
+    gate = Gate(1000)
+    registry.fail(gate, kind="blob", method="GET", repository="org/secret")
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(house.get(f"{HOLDER}/blobs/{image.layers[0]}"))
+        await gate.reached.wait()
+        answer = await house.get(f"{thief}/blobs/{image.layers[0]}")
+        assert answer.status == 404
+        gate.open()
+    assert first.result().body == LAYER
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_another_upstream_gains_nothing_by_failing(
+    cached: House, registry: FakeRegistry, other: FakeRegistry, image: Image, status: int
+) -> None:
+    thief = THIEVES[1]
+    push(registry, other, thief, naming(LAYER))
+    assert (await cached.get(f"{thief}/manifests/theft")).status == 200
+    other.fail(Status(status), kind="blob")
+    answer = await cached.get(f"{thief}/blobs/{image.layers[0]}")
+    assert answer.status == (429 if status == 429 else 502)
+    assert b"private" not in answer.body
+
+
+async def test_what_came_from_this_upstream_does_not_wait_long_for_its_word(
+    cached: House, registry: FakeRegistry, image: Image
+) -> None:
+    await cached.get(f"{ALSO}/manifests/latest")
+    registry.fail(Stall(BEFORE_HEADERS), kind="blob")
+    async with asyncio.timeout(ANSWER_SECONDS / 2):
+        assert (await cached.get(f"{ALSO}/blobs/{image.layers[0]}")).body == LAYER
+    registry.release()
+
+
+async def test_what_is_named_is_asked_for_once_by_however_many(
+    cached: House, registry: FakeRegistry, image: Image
+) -> None:
+    await cached.get(f"{ALSO}/manifests/latest")
+    registry.forget()
+    asked_for = [cached.get(f"{ALSO}/blobs/{image.layers[0]}") for _ in range(10)]
+    answers = await asyncio.gather(*asked_for)
+    assert {answer.body for answer in answers} == {LAYER}
+    assert asked(registry) == {("HEAD", "blob", None)}
+    assert registry.count() == 1
+
+
+async def test_a_layer_that_was_missed_before_its_push_is_there_after_it(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.add_image("org/app", "old", [b"old"])
+    slow_to_forget = {"endpoints": [registry.url], "not_found_ttl": "1h"}
+    async with mirroring(tmp_path, {"hub.test": slow_to_forget}) as house:
+        path = f"/v2/hub.test/org/app/blobs/{digest_of(LAYER)}"
+        assert (await house.get(path)).status == 404
+        image = registry.add_image("org/app", "new", [LAYER])
+        assert (await house.get("/v2/hub.test/org/app/manifests/new")).body == image.manifest
+        assert (await house.get(path)).body == LAYER
+
+
+async def test_the_second_pull_asks_nothing_also_after_a_restart(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    async with mirroring(tmp_path, {"hub.test": registry}) as house:
+        await pull(house, HOLDER, image)
+        await pull(house, ALSO, image)
+        registry.forget()
+        await pull(house, ALSO, image)
+        assert registry.count() == 0
+    async with mirroring(tmp_path, {"hub.test": registry}) as house:
+        await pull(house, ALSO, image)
+        await pull(house, HOLDER, image)
+    assert registry.count() == 0
 
 
 # --- Proof where HEAD is refused ------------------------------------------------------------------
@@ -306,7 +429,7 @@ async def test_an_upstream_that_knows_no_ranges_either_is_not_read_on(
 async def test_an_upstream_that_does_not_prove_it_proves_nothing(
     cached: House, registry: FakeRegistry, image: Image, status: int
 ) -> None:
-    registry.fail(Status(status), kind="blob")
+    registry.fail(Status(status, {"Retry-After": "0"}), kind="blob")
     answer = await cached.get(f"{ALSO}/blobs/{image.layers[0]}")
     assert answer.status == (502 if status == 500 else status)
     registry.heal()

@@ -1,5 +1,6 @@
 """`offline: true`: what is here is served, the rest is 404, and no socket is opened."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from mirror.names import Repository, Tag
 from mirror.store.index import Index, RememberedTag
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import mirroring
+from tests.house import House, mirroring
 from tests.replies import error_of, is_stale, json_of, message_of
 
 APP = "library/app"
@@ -97,6 +98,73 @@ async def test_what_another_repository_holds_stays_there(
             assert answer.status == 404
             assert "offline" in message_of(answer)
         assert registry.connections_accepted == 0
+
+
+OTHER = "library/other"
+
+
+async def pull(mirror: House, repository: str, image: Image, *, but: str = "") -> None:
+    """As by a node that has the layer `but` already."""
+    found = await mirror.get(f"/v2/{repository}/manifests/{image.digest}")
+    assert found.body == image.manifest
+    for digest in {image.config, *image.layers} - {but}:
+        blob = await mirror.get(f"/v2/{repository}/blobs/{digest}")
+        assert (blob.status, digest_of(blob.body)) == (200, digest)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+@pytest.mark.parametrize("node_has_base", [True, False])
+async def test_a_layer_that_two_repositories_share_pulls_from_both(
+    registry: FakeRegistry, tmp_path: Path, offline: bool, node_has_base: bool
+) -> None:
+    """A node that has the layer from the first image does not ask for it again with the second."""
+    first = registry.add_image(APP, "latest", [b"base", b"first"])
+    second = registry.add_image(OTHER, "latest", [b"base", b"second"])
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        await pull(mirror, APP, first)
+        await pull(mirror, OTHER, second, but=digest_of(b"base") if node_has_base else "")
+    await registry.stop()
+    async with mirroring(tmp_path, {"docker.io": registry}, offline=offline) as mirror:
+        await pull(mirror, OTHER, second)
+        await pull(mirror, APP, first)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+async def test_a_layer_from_another_upstream_needs_the_word_of_this_one(
+    registry: FakeRegistry, tmp_path: Path, offline: bool
+) -> None:
+    image = registry.add_image(APP, "latest", [b"base"])
+    upstreams: dict[str, Any] = {"docker.io": registry, "quay.io": {"endpoints": [registry.url]}}
+    path = f"/v2/quay.io/{APP}/blobs/{image.layers[0]}"
+    async with mirroring(tmp_path, upstreams) as mirror:
+        await pull(mirror, APP, image)
+        await pull(mirror, f"quay.io/{APP}", image, but=image.layers[0])
+    await registry.stop()
+    async with mirroring(tmp_path, upstreams, offline=offline) as mirror:
+        assert (await mirror.get(path)).status == (404 if offline else 504)
+        await pull(mirror, APP, image)
+    await registry.start()
+    async with mirroring(tmp_path, upstreams) as mirror:
+        assert (await mirror.get(path)).body == b"base"
+    await registry.stop()
+    async with mirroring(tmp_path, upstreams, offline=offline) as mirror:
+        assert (await mirror.get(path)).body == b"base", "it was proven meanwhile"
+
+
+@pytest.mark.parametrize("offline", [True, False])
+async def test_what_an_older_version_cached_is_served(
+    registry: FakeRegistry, tmp_path: Path, image: Image, offline: bool
+) -> None:
+    """It did not note what was proven."""
+    with sqlite3.connect(tmp_path / "data" / "index.db") as index:
+        index.execute("UPDATE links SET proven = NULL")
+    index.close()
+    await registry.stop()
+    async with mirroring(tmp_path, {"docker.io": registry}, offline=offline) as mirror:
+        for _ in range(2):
+            await pull(mirror, APP, image)
+        stranger = await mirror.get(f"/v2/org/stranger/blobs/{image.config}")
+        assert stranger.status == (404 if offline else 504)
 
 
 async def test_offline_says_nothing_of_absence(

@@ -15,7 +15,7 @@ from mirror.manifest import OCI_INDEX, bare_type
 from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
 from mirror.proxy.patience import within_patience
-from mirror.proxy.spared import spared
+from mirror.proxy.spared import if_told, spared
 from mirror.proxy.weblinks import next_query
 from mirror.singleflight import Flights
 from mirror.store.index import Index, RememberedListing
@@ -81,7 +81,7 @@ class Listings:
         query: Query,
         ask: Callable[[], Awaitable[RememberedListing]],
     ) -> Listing:
-        remembered = await self._index.listing(repository, question)
+        remembered = await if_told(self._index.listing(repository, question))
         age_seconds = max(time.time() - remembered.checked_at, 0) if remembered else 0
         stale_for_seconds = self._clients[repository.upstream].upstream.stale_for_seconds
         can_stand_in = remembered is not None and age_seconds <= stale_for_seconds

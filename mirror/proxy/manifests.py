@@ -29,22 +29,25 @@ from mirror.singleflight import Flights
 from mirror.store.index import Index
 from mirror.upstream.client import ManifestAnswer, UpstreamClient
 
-HOT_GRANTS = 50_000
+HOT_MANIFESTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestReply:
-    """`body` is None where only the descriptor was asked for. `stale_seconds`: see Resolved."""
+    """`body` is None where only the descriptor was asked for. `stale_seconds`, `is_pulled`: see
+    tags.Resolved.
+    """
 
     descriptor: Descriptor
     body: bytes | None
     cache: Cache
     stale_seconds: float | None = None
+    is_pulled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A manifest, and what a repository that has it must hold too."""
+    """A manifest, and the blobs that it names."""
 
     manifest: Manifest
     blobs: list[Descriptor]
@@ -74,23 +77,39 @@ class Manifests:
         self._absences = absences
         self._metrics = metrics
         self._tags = Tags(clients, index, access, absences, self._obtain)
-        self._flights: Flights[tuple[Repository, Digest], Manifest] = Flights()
-        # Manifests whose parts are known to be readable under the repository.
-        self._granted: LRUCache[tuple[Repository, Digest], bool] = LRUCache(HOT_GRANTS)
+        # The tag is what an upstream may know a manifest by, if by nothing else.
+        self._flights: Flights[tuple[Repository, Digest, Tag | None], Manifest] = Flights()
+        # Manifests whose blobs are known to be named under the repository.
+        self._named: LRUCache[tuple[Repository, Digest], bool] = LRUCache(HOT_MANIFESTS)
 
     async def get(
         self, repository: Repository, reference: Reference, accept: Sequence[str]
     ) -> ManifestReply:
         """The manifest, bytes untouched. Raises MirrorError."""
+        reply = await self._get(repository, reference, accept)
+        if not reply.is_pulled:
+            self._metrics.pull_saved(repository.upstream, repository.name)
+        return reply
+
+    async def _get(
+        self, repository: Repository, reference: Reference, accept: Sequence[str]
+    ) -> ManifestReply:
         if isinstance(reference, Digest):
             manifest, cache = await self._by_digest(repository, reference)
-            return ManifestReply(manifest.descriptor, manifest.body, cache)
+            is_pulled = cache is Cache.MISS
+            return ManifestReply(manifest.descriptor, manifest.body, cache, is_pulled=is_pulled)
         resolved = await self._tags.resolve(repository, reference)
         manifest, cache = await self._by_digest(repository, resolved.digest, reference)
+        is_pulled = resolved.is_pulled or cache is Cache.MISS
         if not is_accepted(manifest.media_type, accept):
             manifest, cache = await self._acceptable(repository, manifest, accept)
+            is_pulled = is_pulled or cache is Cache.MISS
         return ManifestReply(
-            manifest.descriptor, manifest.body, _worse(resolved, cache), resolved.stale_seconds
+            manifest.descriptor,
+            manifest.body,
+            _worse(resolved, cache),
+            resolved.stale_seconds,
+            is_pulled,
         )
 
     async def head(
@@ -108,7 +127,7 @@ class Manifests:
         descriptor, cache = await self._describe(repository, digest)
         usable = is_manifest_type(descriptor.media_type) and descriptor.size_bytes is not None
         if not usable or (resolved and not is_accepted(descriptor.media_type, accept)):
-            return await self.get(repository, reference, accept)
+            return await self._get(repository, reference, accept)
         if resolved is None:
             return ManifestReply(descriptor, None, cache)
         return ManifestReply(descriptor, None, _worse(resolved, cache), resolved.stale_seconds)
@@ -118,7 +137,7 @@ class Manifests:
         await self._flights.aclose()
 
     async def _describe(self, repository: Repository, digest: Digest) -> tuple[Descriptor, Cache]:
-        descriptor = await self._access.known(repository, digest)
+        descriptor = await self._access.held(repository, digest)
         if descriptor is not None:
             return descriptor, Cache.HIT
         return await self._prove(repository, digest)
@@ -126,15 +145,15 @@ class Manifests:
     async def _by_digest(
         self, repository: Repository, digest: Digest, tag: Tag | None = None
     ) -> tuple[Manifest, Cache]:
-        known = await self._access.known(repository, digest)
+        held = await self._access.held(repository, digest)
         body = await self._contents.read(digest)
         if body is None:
             self._absences.check("manifest", repository, digest)
             return await self._fetched(repository, digest, tag)
         cache = Cache.HIT
-        if known is None:
-            known, cache = await self._prove(repository, digest)
-        return await self._manifest(repository, digest, body, known), cache
+        if held is None:
+            held, cache = await self._prove(repository, digest)
+        return await self._manifest(repository, digest, body, held), cache
 
     async def _prove(self, repository: Repository, digest: Digest) -> tuple[Descriptor, Cache]:
         """That the repository holds it, by the upstream's word: HEAD, and GET where that does not
@@ -147,7 +166,7 @@ class Manifests:
             self._absences.note("manifest", repository, digest)
             raise
         if proven is not None:
-            return proven, Cache.REVALIDATED
+            return proven.descriptor, Cache.REVALIDATED if proven.proven else Cache.HIT
         manifest, cache = await self._fetched(repository, digest)
         return manifest.descriptor, cache
 
@@ -155,7 +174,7 @@ class Manifests:
         self, repository: Repository, digest: Digest, tag: Tag | None = None
     ) -> tuple[Manifest, Cache]:
         flight, joined = self._flights.start(
-            (repository, digest), lambda: self._fetch(repository, digest, tag)
+            (repository, digest, tag), lambda: self._fetch(repository, digest, tag)
         )
         try:
             manifest = await within_patience(flight, repository.upstream)
@@ -165,32 +184,36 @@ class Manifests:
         return manifest, Cache.JOINED if joined else Cache.MISS
 
     async def _manifest(
-        self, repository: Repository, digest: Digest, body: bytes, known: Descriptor
+        self, repository: Repository, digest: Digest, body: bytes, held: Descriptor
     ) -> Manifest:
-        """A stored manifest as this repository serves it; what it consists of may be read there."""
-        is_known = is_manifest_type(known.media_type) and known.size_bytes == len(body)
-        if is_known and (repository, digest) in self._granted:
-            return Manifest(digest, known.media_type, body)
-        parsed = await asyncio.to_thread(_Parsed.of, digest, body, known.media_type)
+        """A stored manifest as this repository serves it."""
+        is_known = is_manifest_type(held.media_type) and held.size_bytes == len(body)
+        if is_known and (repository, digest) in self._named:
+            return Manifest(digest, held.media_type, body)
+        parsed = await asyncio.to_thread(_Parsed.of, digest, body, held.media_type)
         if parsed is None:
             raise ManifestUnknown(f"{digest} is a blob of {repository}, not a manifest")
-        return await self._granted_to(repository, parsed)
+        if not is_known and await self._access.held(repository, digest) is not None:
+            await self._access.grant(repository, parsed.manifest.descriptor)
+        return await self._noted(repository, parsed)
 
-    async def _obtain(self, repository: Repository, digest: Digest | None, tag: Tag) -> Digest:
+    async def _obtain(
+        self, repository: Repository, digest: Digest | None, tag: Tag
+    ) -> tuple[Digest, bool]:
         """For Tags: has the manifest here before a tag may point to it."""
         if digest is not None:
-            manifest, _ = await self._by_digest(repository, digest, tag)
-            return manifest.digest
+            manifest, cache = await self._by_digest(repository, digest, tag)
+            return manifest.digest, cache is Cache.MISS
         client = self._clients[repository.upstream]
         answer = await client.get_manifest(repository.name, tag)
         manifest = await self._keep(repository, answer, answer.digest)
-        return manifest.digest
+        return manifest.digest, True
 
     async def _fetch(self, repository: Repository, digest: Digest, tag: Tag | None) -> Manifest:
-        known = await self._access.known(repository, digest)
+        held = await self._access.held(repository, digest)
         body = self._contents.hot(digest)
-        if known is not None and body is not None:  # an earlier flight has just landed
-            return await self._manifest(repository, digest, body, known)
+        if held is not None and body is not None:  # an earlier flight has just landed
+            return await self._manifest(repository, digest, body, held)
         client = self._clients[repository.upstream]
         try:
             answer = await client.get_manifest(repository.name, digest)
@@ -206,7 +229,8 @@ class Manifests:
     ) -> Manifest:
         parsed = await asyncio.to_thread(self._check, repository, answer, digest)
         await self._contents.keep(parsed.manifest)
-        return await self._granted_to(repository, parsed)
+        await self._access.grant(repository, parsed.manifest.descriptor)
+        return await self._noted(repository, parsed)
 
     def _check(
         self, repository: Repository, answer: ManifestAnswer, digest: Digest | None
@@ -227,11 +251,15 @@ class Manifests:
             )
         return parsed
 
-    async def _granted_to(self, repository: Repository, parsed: _Parsed) -> Manifest:
-        """What the manifest consists of may be read under the repository from now on."""
+    async def _noted(self, repository: Repository, parsed: _Parsed) -> Manifest:
+        """What the manifest names is there now, whatever was said when somebody asked for it before
+        it was pushed.
+        """
         manifest = parsed.manifest
-        await self._access.grant(repository, [*parsed.blobs, manifest.descriptor])
-        self._granted[repository, manifest.digest] = True
+        for blob in parsed.blobs:
+            self._absences.forget("blob", repository, blob.digest)
+        await self._access.name(repository, parsed.blobs)
+        self._named[repository, manifest.digest] = True
         return manifest
 
     async def _acceptable(

@@ -2,13 +2,12 @@
 
 from typing import TypeVar
 
+from mirror.downloads.downloads import ANSWER_SECONDS
 from mirror.errors import UpstreamUnreachable
 from mirror.singleflight import Flight
 
 # Where something remembered can stand in, a client waits no longer than this for the upstream.
 STAND_IN_SECONDS = 1.5
-# containerd gives up on an answer's headers after 30 s; ours come before.
-ANSWER_SECONDS = 20.0
 
 V = TypeVar("V")
 

@@ -17,6 +17,7 @@ from mirror.proxy.listings import Listings
 from mirror.proxy.manifests import Manifests
 from mirror.store.filesystem import BlobStore
 from mirror.store.index import Index
+from mirror.store.quarantine import Quarantine
 from mirror.upstream.client import UpstreamClient
 
 
@@ -27,11 +28,12 @@ class Proxy:
         self,
         store: BlobStore,
         index: Index,
+        quarantine: Quarantine,
         clients: Mapping[str, UpstreamClient],
         metrics: Metrics,
     ) -> None:
         self._index = index
-        self._contents = Contents(store, index, metrics)
+        self._contents = Contents(store, index, quarantine, metrics)
         self._access = Access(index, clients)
         absences = Absences({name: client.upstream for name, client in clients.items()})
         stored = partial(_note_arrived, self._contents, self._access)
@@ -67,6 +69,6 @@ async def _note_arrived(
 ) -> None:
     """For Downloads: a blob was stored, and its source holds it."""
     await contents.note_stored(descriptor)
-    known = await access.known(repository, descriptor.digest)
-    if known is None or known.size_bytes != descriptor.size_bytes:
-        await access.grant(repository, [descriptor])
+    held = await access.held(repository, descriptor.digest)
+    if held is None or held.size_bytes != descriptor.size_bytes:
+        await access.grant(repository, descriptor)
