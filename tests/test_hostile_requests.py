@@ -125,6 +125,17 @@ async def test_an_odd_form_gets_an_answer_of_ours(
     assert registry.connections_accepted == 0
 
 
+async def test_a_target_that_the_parser_chokes_on_ends_the_connection_quietly(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(house) as (transport, wire), asyncio.timeout(15):
+        transport.write(written(f"GET http://[]@/v2/ {OK}"))
+        while await wire.more():
+            pass
+    assert wire.buffer == b""
+    assert caplog.records == []
+
+
 PINGS = ["/v2", "//v2/"]
 PATHS = [
     *PINGS,

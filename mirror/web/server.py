@@ -13,6 +13,14 @@ from aiohttp import web
 from mirror.errors import MirrorError, RequestInvalid, ShuttingDown
 from mirror.metrics import Cache, Metrics
 from mirror.proxy.absences import RememberedAbsence
+from mirror.web.connections import (
+    TAKE_SECONDS,
+    Places,
+    connections_allowed,
+    end_stalled_connections,
+    place_of,
+    turn_away,
+)
 from mirror.web.registry import Registry
 from mirror.web.replies import error_reply
 from mirror.web.request import FACTS, Facts
@@ -21,8 +29,12 @@ from mirror.web.status import Status
 MAX_REQUEST_LINE_BYTES = 16 * 1024
 # containers/image writes up to 1,024 ranges into one header.
 MAX_HEADER_BYTES = 64 * 1024
-# Also the time that a connection has for its first request's headers.
+# Also the time that a connection has for each request's headers.
 KEEPALIVE_SECONDS = 75
+# For the rest of a body that nobody wants; then the connection ends.
+LINGERING_SECONDS = 10
+# Of a larger body only so much waits in the connection of a client that reads slowly.
+SLICE_BYTES = 256 * 1024
 CLIENT_CLOSED_REQUEST = 499
 _FAILED = "the mirror failed; its log says more"
 # For answers that are only being written, after the grace for the others is over.
@@ -41,9 +53,9 @@ class CannotListen(Exception):
 class _Connection(web.RequestHandler):
     """One client's connection; what is wrong in a request's form is refused in our own words."""
 
-    __slots__ = ("_refuse",)
+    __slots__ = ("_place", "_places", "_refuse", "_taking")
 
-    def __init__(self, manager: web.Server, refuse: Refuse) -> None:
+    def __init__(self, manager: web.Server, refuse: Refuse, places: Places) -> None:
         super().__init__(
             manager,
             loop=asyncio.get_running_loop(),
@@ -51,8 +63,54 @@ class _Connection(web.RequestHandler):
             keepalive_timeout=KEEPALIVE_SECONDS,
             max_line_size=MAX_REQUEST_LINE_BYTES,
             max_field_size=MAX_HEADER_BYTES,
+            lingering_time=LINGERING_SECONDS,
+            auto_decompress=False,  # bodies of requests are read past, never looked into
         )
         self._refuse = refuse
+        self._places = places
+        self._place: str | None = None
+        self._taking: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - so TCP's are
+        # None where the client was gone before we looked.
+        host, *_ = transport.get_extra_info("peername") or ("",)
+        place = place_of(host)
+        if not self._places.take(place):
+            turn_away(transport)
+            return
+        self._place = place
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._place is not None:
+            self._places.give_back(self._place)
+            self._place = None
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except (IndexError, ValueError):
+            # What the parser means to refuse is a request for `handle_error`; a target like
+            # http://[]@/ slips through it (yarl 1.25).
+            self.force_close()
+
+    def pause_writing(self) -> None:
+        """The client has to take what was written for it."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._taking = self._loop.call_later(TAKE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_clock()
+
+    def _stop_clock(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
     def handle_error(
         self,
@@ -84,6 +142,7 @@ class Server:
         # but three are the registry's.
         self._connections = web.Server(self._handle, handler_cancellation=True)
         self._listener: asyncio.Server | None = None
+        self._places = Places(connections_allowed(), metrics)
         self._running: set[asyncio.Task[object]] = set()
 
     async def open(self, host: str, port: int) -> int:
@@ -96,6 +155,8 @@ class Server:
         except OSError as error:
             reason = error.strerror or str(error)
             raise CannotListen(reason.rpartition(": ")[2]) from error
+        for each in self._listener.sockets:
+            end_stalled_connections(each)
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
@@ -113,7 +174,7 @@ class Server:
         await self._connections.shutdown(CLOSING_SECONDS)
 
     def _connection(self) -> _Connection:
-        return _Connection(self._connections, self._refuse)
+        return _Connection(self._connections, self._refuse, self._places)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
@@ -141,8 +202,11 @@ class Server:
             response = await _answer(request, facts, handler)
             facts.status = response.status
             body = response.body if isinstance(response, web.Response) else None
-            if isinstance(body, bytes) and request.method != "HEAD":
-                facts.sent_bytes += len(body)
+            if not isinstance(body, bytes) or request.method == "HEAD":
+                return response
+            if len(body) > SLICE_BYTES:
+                return await _send_in_slices(request, response, body, facts)
+            facts.sent_bytes += len(body)
             return response
         finally:
             self._observe(request, facts)
@@ -199,3 +263,18 @@ async def _answer(request: web.BaseRequest, facts: Facts, handler: Handler) -> w
         _log.exception("request failed", path=request.path[:1000])
         facts.error = "internal error"
         return error_reply(MirrorError(_FAILED), facts.address)
+
+
+async def _send_in_slices(
+    request: web.BaseRequest, response: web.StreamResponse, body: bytes, facts: Facts
+) -> web.StreamResponse:
+    """What does not go out at once is copied by the transport: never more than a slice of it."""
+    sliced = web.StreamResponse(status=response.status, headers=response.headers)
+    sliced.content_length = len(body)
+    await sliced.prepare(request)
+    view = memoryview(body)
+    for start in range(0, len(body), SLICE_BYTES):
+        piece = view[start : start + SLICE_BYTES]
+        await sliced.write(piece)
+        facts.sent_bytes += len(piece)
+    return sliced
