@@ -2,20 +2,24 @@
 # make test   everything that CI runs: format, lint, types, import contract, tests, real clients
 # make check  of these: format, lint, types, import contract
 # make fix    format, and fix what the linter can
+# make soak   minutes of faults, kills and restarts; SOAK_SECONDS, SOAK_SEED (CONTRIBUTING.md)
+# make fuzz   look for inputs that break the parsers, FUZZ_SECONDS (60) for each target
 # make bench  measure against peers, side by side (bench/README.md)
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fix bench clean
+.PHONY: run test check fix soak fuzz bench clean
 
 run: $(VENV)/run.done
 	$(BIN)/mirror serve
 
 test: check
 	tests/real/install.sh
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not alone' --numprocesses 4 --dist worksteal
+	$(BIN)/pytest -m alone
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
@@ -27,12 +31,21 @@ fix: $(VENV)/dev.done
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+soak: $(VENV)/dev.done
+	$(BIN)/python -m tests.soak
+
+fuzz: $(VENV)/dev.done
+	$(BIN)/pip install --quiet --group fuzz
+	mkdir -p .fuzz
+	for target in requests challenges; do $(BIN)/python -m tests.fuzz $$target .fuzz/$$target \
+		-max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/$$target- || exit 1; done
+
 bench: $(VENV)/dev.done
 	tests/real/install.sh
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) .tools
+	rm -rf $(VENV) .tools .fuzz
 
 $(VENV)/run.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

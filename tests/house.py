@@ -1,7 +1,7 @@
 """A real mirror in the test's own event loop, over real sockets, in front of fake registries."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,15 @@ class House:
 
     async def head(self, path: str, headers: dict[str, str] | None = None) -> RawResponse:
         return await raw_get(self.url + path, headers, method="HEAD")
+
+    async def get_until(self, path: str, check: Callable[[RawResponse], bool]) -> RawResponse:
+        """Asks again until the answer is right: an endpoint that failed is left alone for a
+        second or so.
+        """
+        async with asyncio.timeout(15):
+            while not check(answer := await self.get(path)):  # noqa: ASYNC110 - nobody says when
+                await asyncio.sleep(0.02)
+        return answer
 
     async def metric(self, sample_name: str, **labels: str) -> float:
         """The sum of the samples of this name that carry these labels."""

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,23 +71,35 @@ class Process:
         return [json.loads(line) for line in lines]
 
 
+def write_settings(
+    folder: Path, upstreams: Mapping[str, FakeRegistry | str | dict[str, Any]], **settings: Any
+) -> Path:
+    """The file for a mirror on a port that the system chooses, with its cache in `folder`/data; an
+    upstream is a fake, an endpoint, or its settings.
+    """
+    document = {
+        "listen": "127.0.0.1:0",
+        "storage": {"path": str(folder / "data")},
+        "upstreams": {name: _described(each) for name, each in upstreams.items()},
+        **settings,
+    }
+    file = folder / "mirror.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def _described(upstream: FakeRegistry | str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(upstream, dict):
+        return upstream
+    return {"endpoints": [upstream if isinstance(upstream, str) else upstream.url]}
+
+
 @asynccontextmanager
 async def serving(
     folder: Path, upstreams: dict[str, FakeRegistry | str], **settings: Any
 ) -> AsyncIterator[Process]:
     """`mirror serve`, on a port that the system chooses; an upstream is a fake or an endpoint."""
-    storage = folder / "data"
-    document = {
-        "listen": "127.0.0.1:0",
-        "storage": {"path": str(storage)},
-        "upstreams": {
-            name: {"endpoints": [each if isinstance(each, str) else each.url]}
-            for name, each in upstreams.items()
-        },
-        **settings,
-    }
-    file = folder / "mirror.yaml"
-    file.write_text(yaml.safe_dump(document))
+    file = write_settings(folder, upstreams, **settings)
     environment = {**os.environ, **IMPORTABLE}
     process = await asyncio.create_subprocess_exec(
         *SERVE, "--config", str(file), env=environment, stderr=PIPE
@@ -97,7 +109,8 @@ async def serving(
         async with asyncio.timeout(START_SECONDS):
             line = json.loads(await process.stderr.readline())
         assert line["event"] == "serving", line
-        yield Process(f"http://127.0.0.1:{line['port']}", storage, process, process.stderr)
+        url = f"http://127.0.0.1:{line['port']}"
+        yield Process(url, folder / "data", process, process.stderr)
     finally:
         if process.returncode is None:
             process.kill()

@@ -181,7 +181,7 @@ async def test_tags_are_asked_for_each_time_but_once_for_many(
 
 OUTAGES: dict[str, Fault] = {
     "500": Status(500),
-    "429": Status(429),
+    "429": Status(429, {"Retry-After": "0"}),
     "garbage": Garbage(),
     "hang-up": HangUp(),
 }

@@ -141,12 +141,14 @@ async def test_nothing_that_is_asked_leaves_its_line_or_its_field(
 @pytest.mark.parametrize("log_format", ["json", "text"])
 async def test_a_field_may_hold_anything(log_format: Format, watch: Watch) -> None:
     wild = '\n\r\t\0\x1b[2J\x85\x9b\u2028\u202e\ud800\\" x=\\'
+    tame = wild.replace("\ud800", "")
     async with watch(log_format) as log:
         _log.info("one", field=wild, other={"not": object()})
-        logging.getLogger("some.library").info("two %s", wild)
+        # pytest keeps this line, and cannot keep half a surrogate pair.
+        logging.getLogger("some.library").info("two %s", tame)
     assert [line["event"][:3] for line in log.lines] == ["one", "two"]
     if log_format == "json":
-        assert (log.lines[0]["field"], log.lines[1]["event"]) == (wild, f"two {wild}")
+        assert (log.lines[0]["field"], log.lines[1]["event"]) == (wild, f"two {tame}")
 
 
 async def test_a_client_that_hangs_up_has_a_status(

@@ -64,6 +64,7 @@ NAMES_AND_LABELS = {
     "mirror_client_first_byte_seconds_count": {"upstream", "kind"},
     "mirror_upstream_first_byte_seconds_bucket": {"upstream", "kind", "le"},
     "mirror_upstream_first_byte_seconds_count": {"upstream", "kind"},
+    "mirror_connections_refused_total": set(),
     "mirror_downloads_active": set(),
     "mirror_download_followers": set(),
     "mirror_digest_mismatches_total": {"upstream"},

@@ -180,7 +180,7 @@ async def test_a_moved_tag_whose_pull_is_refused_is_served_as_it_was(
     async with mirroring(tmp_path, {"docker.io": hub(registry, tag_ttl="0s")}) as mirror:
         await mirror.get(LATEST)
         new = registry.add_image(APP, layers=[b"another layer"])
-        registry.fail(Status(429), kind="manifest", method="GET")
+        registry.fail(Status(429, {"Retry-After": "0"}), kind="manifest", method="GET")
         for answer in (await mirror.get(LATEST), await mirror.head(LATEST)):
             assert (answer.status, is_stale(answer)) == (200, True)
             assert answer.headers["Docker-Content-Digest"] == old.digest
@@ -229,7 +229,7 @@ async def test_a_tag_that_vanished_is_gone_and_can_come_back(
         assert (await mirror.get(LATEST)).status == 504, "what is gone does not stand in"
         await registry.start()
         registry.tag(APP, "latest", image.digest)
-        assert (await mirror.get(LATEST)).body == image.manifest
+        await mirror.get_until(LATEST, lambda answer: answer.body == image.manifest)
 
 
 async def test_a_late_404_counts_for_the_next_client(

@@ -140,7 +140,7 @@ async def test_connections_are_used_again_whatever_was_answered(
     registry: FakeRegistry, house: House, status: int
 ) -> None:
     if status != 200:
-        registry.fail(Status(status, {}, b'{"errors": []}'))
+        registry.fail(Status(status, {"Retry-After": "0"}, b'{"errors": []}'))
     for number in range(12):
         registry.add_image(APP, str(number), [b"%d" % number])
         answer = await house.get(f"/v2/hub.test/{APP}/manifests/{number}")

@@ -14,7 +14,7 @@ from tests.real.mirror import Mirror
 from tests.real.registry import Upstream
 from tests.real.relay import Request
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
 
 ONE, TWO = pytest.param(1, id="1.x"), pytest.param(2, id="2.x")
 

@@ -13,7 +13,7 @@ from tests.real.image import KINDS, Image
 from tests.real.mirror import Mirror
 from tests.real.registry import Upstream
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

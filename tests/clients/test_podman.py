@@ -12,7 +12,7 @@ from tests.real.mirror import Mirror
 from tests.real.podman import Podman
 from tests.real.registry import Upstream
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from tests.real.mirror import IMPORTABLE, SERVE
 from tests.real.programs import answers, lacking, running
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(120)]
 
 PORT = 5000
 

@@ -15,7 +15,7 @@ from tests.real.mirror import Mirror, mirroring
 from tests.real.registry import Upstream
 from tests.real.skopeo import Skopeo, files_in
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
 
 HERD = 8
 
