@@ -25,7 +25,10 @@ class RepositoryPulls(Collector):
         counts = self._counts.setdefault(upstream, {})
         if repository not in counts and len(counts) >= MAX_COUNTED:
             del counts[min(counts, key=lambda each: counts[each].total())]
-        counts.setdefault(repository, Counter())[outcome] += 1
+        counted = counts.get(repository)
+        if counted is None:
+            counted = counts[repository] = Counter()
+        counted[outcome] += 1
 
     def collect(self) -> Iterable[Metric]:
         shown = GaugeMetricFamily(

@@ -6,6 +6,12 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from mirror.errors import TooBusy
+
+# An asker that hangs up ends nothing: whoever asks and leaves must not pile up work without end.
+MAX_FLIGHTS = 10_000
+_RETRY_SECONDS = 5
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -37,10 +43,15 @@ class Flights(Generic[K, V]):
         self._flights: dict[K, Flight[V]] = {}
 
     def start(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> tuple[Flight[V], bool]:
-        """The flight under `key`, and whether it was under way already."""
+        """The flight under `key`, and whether it was under way already. Raises TooBusy."""
         flight = self._flights.get(key)
         if flight is not None:
             return flight, True
+        if len(self._flights) >= MAX_FLIGHTS:
+            raise TooBusy(
+                f"this mirror has {MAX_FLIGHTS} questions under way; it takes on no more for now",
+                headers={"Retry-After": str(_RETRY_SECONDS)},
+            )
         task = asyncio.get_running_loop().create_task(work(), name=f"flight {key}")
         flight = self._flights[key] = Flight(task, time.monotonic())
         task.add_done_callback(lambda done: self._landed(key, done))

@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from mirror import singleflight
+from mirror.errors import TooBusy
 from mirror.singleflight import Flights
 
 
@@ -116,4 +118,22 @@ async def test_closing_ends_all_work() -> None:
     await asyncio.sleep(0)
     await flights.aclose()
     assert all(work.cancelled for work in works)
+    await flights.aclose()
+
+
+async def test_there_are_not_flights_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(singleflight, "MAX_FLIGHTS", 2)
+    flights: Flights[int, None] = Flights()
+    landing = asyncio.Event()
+
+    async def work() -> None:
+        await landing.wait()
+
+    held = [flights.start(key, work)[0] for key in range(2)]
+    with pytest.raises(TooBusy):
+        flights.start(2, work)
+    assert flights.start(0, work) == (held[0], True)
+    landing.set()
+    await asyncio.gather(*(flight.wait() for flight in held))
+    flights.start(2, work)
     await flights.aclose()

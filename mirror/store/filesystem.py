@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -224,10 +225,15 @@ class BlobStore:
 
     def _find(self, digest: Digest) -> Handle | None:
         try:
-            file = self.blob_path(digest).open("rb", buffering=0)
+            # What is no file but a pipe, say, must not be waited for.
+            descriptor = os.open(self.blob_path(digest), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        return Handle(file, os.fstat(file.fileno()).st_size)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            raise IsADirectoryError(errno.EISDIR, "a blob's place is taken by something else")
+        return Handle(open(descriptor, "rb", buffering=0), found.st_size)
 
     def _set_aside(self, digest: Digest, inode: int | None) -> bool:
         path = self.blob_path(digest)
