@@ -1,10 +1,14 @@
-"""What every test runs under."""
+"""What every test runs under, and what several ask for."""
 
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from mirror.store.index import Index
 from tests.fakes.registry import FakeRegistry
 
 
@@ -19,3 +23,29 @@ def blockbuster() -> Iterator[BlockBuster]:
 async def registry() -> AsyncIterator[FakeRegistry]:
     async with FakeRegistry() as registry:
         yield registry
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """Where connections are neither taken nor refused: the queue is full."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def index_file(tmp_path: Path) -> Path:
+    return tmp_path / "index.db"
+
+
+@pytest.fixture
+async def index(index_file: Path) -> AsyncIterator[Index]:
+    index = await Index.open(index_file)
+    yield index
+    await index.aclose()

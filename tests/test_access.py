@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.downloads.downloads import ANSWER_SECONDS
+from mirror.web.registry import ANSWER_SECONDS
 from tests.fakes.client import RawResponse
 from tests.fakes.delivery import BEFORE_HEADERS
 from tests.fakes.faults import Gate, IgnoreRange, Stall, Status

@@ -1,9 +1,7 @@
 """Endpoints that fail are left alone for a while, each class of request for itself."""
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -177,20 +175,6 @@ async def second() -> AsyncIterator[FakeRegistry]:
 @pytest.fixture
 def stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuits, "FIRST_OPEN_SECONDS", 600)
-
-
-@pytest.fixture
-def black_hole() -> Iterator[str]:
-    """Where connections are neither taken nor refused: the queue is full."""
-    with contextlib.ExitStack() as sockets:
-        listener = sockets.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            waiting = sockets.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def asked_each_time(*endpoints: str, **settings: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from mirror.downloads import tries
 from mirror.store.staging import StagedBlob
-from mirror.web import blobs
+from mirror.web import registry as registry_api
 from tests.fakes.client import raw_get, raw_open, slow_get
 from tests.fakes.faults import (
     Cut,
@@ -290,7 +290,7 @@ async def test_a_range_waits_for_the_digest_where_no_size_is_told(
 async def test_a_range_does_not_wait_for_a_size_for_ever(
     house: House, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blobs, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(registry_api, "ANSWER_SECONDS", 0.1)
     path = add_layer(registry, DATA)
     gate = Gate(1_000_000)
     registry.fail(NoLength(), gate, kind="blob")

@@ -4,9 +4,8 @@ import asyncio
 import gzip
 import json
 import resource
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,54 +13,19 @@ import pytest
 import mirror.web.connections
 import mirror.web.server
 from mirror.web.connections import connections_allowed, place_of
-from tests.fakes.client import RawStream
 from tests.fakes.images import OCI_INDEX
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
 from tests.house import mirroring
 from tests.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
 from tests.process import serving
+from tests.support.connections import answer_of, connect, connected
 
 MANIFEST = f"/v2/{UPSTREAM}/{APP}/manifests/latest"
 HEAD = b"GET %b HTTP/1.1\r\nHost: mirror\r\n\r\n"
 # Loopback is a whole network: hostile clients come from addresses of their own.
 THEM, OTHERS = "127.0.0.2", "127.0.0.3"
 ACCEPTED_AT_ONCE = 500
-
-
-async def connect(
-    url: str, local: str = THEM, receive_buffer_bytes: int | None = None
-) -> tuple[asyncio.Transport, Wire]:
-    sock = socket.socket()
-    sock.setblocking(False)
-    sock.bind((local, 0))
-    if receive_buffer_bytes is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(sock, ("127.0.0.1", int(url.rpartition(":")[2])))
-    return await loop.create_connection(Wire, sock=sock)
-
-
-@asynccontextmanager
-async def connected(
-    url: str, local: str = THEM, receive_buffer_bytes: int | None = None
-) -> AsyncIterator[tuple[asyncio.Transport, Wire]]:
-    transport, wire = await connect(url, local, receive_buffer_bytes)
-    try:
-        yield transport, wire
-    finally:
-        transport.abort()
-        while await wire.more():
-            pass
-
-
-async def answer_of(wire: Wire) -> tuple[RawStream, bytes]:
-    stream, body = RawStream(wire, "GET"), b""
-    async with asyncio.timeout(30):
-        await stream.begin()
-        while piece := await stream.read():
-            body += piece
-    return stream, body
 
 
 async def greeted(wire: Wire) -> int:
@@ -81,7 +45,7 @@ async def test_one_address_takes_half_of_the_room_at_most(
     tmp_path: Path, registry: FakeRegistry
 ) -> None:
     async with mirroring(tmp_path, {UPSTREAM: registry}) as house, AsyncExitStack() as them:
-        wires = [(await them.enter_async_context(connected(house.url)))[1] for _ in range(8)]
+        wires = [(await them.enter_async_context(connected(house.url, THEM)))[1] for _ in range(8)]
         assert [await greeted(wire) for wire in wires[:4]] == [200] * 4
         for wire in wires[4:]:
             stream, body = await answer_of(wire)
@@ -194,11 +158,21 @@ async def test_answers_that_nobody_takes_take_little_memory(
         assert resident_bytes() - before < 60_000_000
 
 
-async def until_given_up(transport: asyncio.Transport, wire: Wire) -> None:
-    """Without reading: whoever writes to a connection that is no more hears of it."""
-    while not wire.lost:
-        transport.write(b"\r\n")  # which no parser takes for a request
-        await asyncio.sleep(0.05)
+async def until_given_up(folder: Path, registry: FakeRegistry, path: str) -> None:
+    """Asks for it forty times and takes nothing, until the mirror is tired of that.
+
+    Without reading: whoever writes to a connection that is no more hears of it.
+    """
+    async with (
+        mirroring(folder, {UPSTREAM: registry}) as house,
+        connected(house.url, THEM, 16_384) as (transport, wire),
+        asyncio.timeout(20),
+    ):
+        transport.pause_reading()
+        transport.write(HEAD % path.encode() * 40)
+        while not wire.lost:
+            transport.write(b"\r\n")  # which no parser takes for a request
+            await asyncio.sleep(0.05)
 
 
 async def test_an_answer_that_is_not_taken_in_time_is_given_up(
@@ -206,14 +180,7 @@ async def test_an_answer_that_is_not_taken_in_time_is_given_up(
 ) -> None:
     monkeypatch.setattr(mirror.web.server, "TAKE_SECONDS", 0.3)
     add_large_index(registry)
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM, 16_384) as (transport, wire),
-        asyncio.timeout(20),
-    ):
-        transport.pause_reading()
-        transport.write(HEAD % MANIFEST.encode() * 40)
-        await until_given_up(transport, wire)
+    await until_given_up(tmp_path, registry, MANIFEST)
 
 
 async def test_a_blob_that_nobody_takes_is_given_up(
@@ -222,14 +189,7 @@ async def test_a_blob_that_nobody_takes_is_given_up(
     """By the kernel: sendfile waits where the loop has nothing to count."""
     monkeypatch.setattr(mirror.web.connections, "STALL_SECONDS", 1)
     path = add_layer(registry, some_bytes(16_000_000))
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM, 16_384) as (transport, wire),
-        asyncio.timeout(20),
-    ):
-        transport.pause_reading()
-        transport.write(HEAD % path.encode() * 40)
-        await until_given_up(transport, wire)
+    await until_given_up(tmp_path, registry, path)
 
 
 async def test_a_second_request_has_to_be_finished_as_well(
@@ -238,7 +198,7 @@ async def test_a_second_request_has_to_be_finished_as_well(
     monkeypatch.setattr(mirror.web.server, "KEEPALIVE_SECONDS", 0.3)
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url) as (transport, wire),
+        connected(house.url, THEM) as (transport, wire),
         asyncio.timeout(15),
     ):
         assert await greeted(wire) == 200
@@ -255,7 +215,7 @@ async def test_a_body_without_end_is_not_read_to_its_end(
     monkeypatch.setattr(mirror.web.server, "LINGERING_SECONDS", 0.3)
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url) as (transport, wire),
+        connected(house.url, THEM) as (transport, wire),
         asyncio.timeout(15),
     ):
         transport.write(method + b" /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -273,7 +233,7 @@ async def test_bodies_are_never_decompressed(
     head = f"PUT /v2/ HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}"
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url) as (transport, wire),
+        connected(house.url, THEM) as (transport, wire),
     ):
         transport.write(head.encode() + b"\r\n\r\n" + body + HEAD % b"/v2/")
         assert (await answer_of(wire))[0].status == 405
@@ -309,7 +269,7 @@ async def test_where_a_body_might_end_in_two_places_the_connection_ends(
     """Another server in front would see another request than we do."""
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url) as (transport, wire),
+        connected(house.url, THEM) as (transport, wire),
         asyncio.timeout(15),
     ):
         transport.write(f"POST /v2/ HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
@@ -327,7 +287,7 @@ async def test_chunks_that_cannot_be_counted_end_the_connection(
     monkeypatch.setattr(mirror.web.server, "LINGERING_SECONDS", 0.5)
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url) as (transport, wire),
+        connected(house.url, THEM) as (transport, wire),
         asyncio.timeout(15),
     ):
         transport.write(b"POST /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")

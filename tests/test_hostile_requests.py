@@ -4,7 +4,7 @@ import asyncio
 import json
 import resource
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,9 @@ import pytest
 import mirror.web.server
 from tests.fakes.client import RawStream
 from tests.fakes.registry import FakeRegistry
-from tests.fakes.wire import Wire
 from tests.house import House, mirroring
 from tests.layers import APP, UPSTREAM
+from tests.support.connections import answer_of, connect, connected
 
 OK = "HTTP/1.1\r\nHost: mirror"
 DIGEST = "sha256:" + "0" * 64
@@ -27,31 +27,9 @@ async def house(tmp_path: Path, registry: FakeRegistry) -> AsyncIterator[House]:
         assert (await house.get("/healthz")).status == 200
 
 
-@asynccontextmanager
-async def connected(house: House) -> AsyncIterator[tuple[asyncio.Transport, Wire]]:
-    loop = asyncio.get_running_loop()
-    port = int(house.url.rpartition(":")[2])
-    transport, wire = await loop.create_connection(Wire, "127.0.0.1", port)
-    try:
-        yield transport, wire
-    finally:
-        transport.abort()
-        while await wire.more():
-            pass
-
-
-async def answer_of(wire: Wire) -> tuple[RawStream, bytes]:
-    stream, body = RawStream(wire, "GET"), b""
-    async with asyncio.timeout(15):
-        await stream.begin()
-        while piece := await stream.read():
-            body += piece
-    return stream, body
-
-
 async def ask(house: House, request: bytes) -> tuple[RawStream, bytes]:
     """The first answer to exactly these bytes, checked for what every answer has to keep."""
-    async with connected(house) as (transport, wire):
+    async with connected(house.url) as (transport, wire):
         transport.write(request)
         stream, body = await answer_of(wire)
     assert stream.headers["Server"] == "mirror"
@@ -128,7 +106,7 @@ async def test_an_odd_form_gets_an_answer_of_ours(
 async def test_a_target_that_the_parser_chokes_on_ends_the_connection_quietly(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connected(house) as (transport, wire), asyncio.timeout(15):
+    async with connected(house.url) as (transport, wire), asyncio.timeout(15):
         transport.write(written(f"GET http://[]@/v2/ {OK}"))
         while await wire.more():
             pass
@@ -223,7 +201,7 @@ async def test_an_odd_header_costs_nobody_the_blob_or_the_manifest(
 
 
 async def test_requests_sent_at_once_are_answered_in_their_order(house: House) -> None:
-    async with connected(house) as (transport, wire):
+    async with connected(house.url) as (transport, wire):
         asked = [("/healthz", 200), ("/v2/", 200), ("/v2/evil.test/a/tags/list", 404)] * 100
         transport.write(b"".join(written(f"GET {path} {OK}") for path, _ in asked))
         assert [(await answer_of(wire))[0].status for _ in asked] == [each[1] for each in asked]
@@ -231,7 +209,7 @@ async def test_requests_sent_at_once_are_answered_in_their_order(house: House) -
 
 async def test_a_body_is_not_taken_for_the_next_request(house: House) -> None:
     hidden = written(f"GET /v2/ {OK}")
-    async with connected(house) as (transport, wire):
+    async with connected(house.url) as (transport, wire):
         transport.write(written(f"PUT /v2/ {OK}", f"Content-Length: {len(hidden)}") + hidden)
         transport.write(written(f"GET /healthz {OK}"))
         assert (await answer_of(wire))[0].status == 405
@@ -245,7 +223,7 @@ async def test_who_does_not_finish_a_request_is_sent_away(
     monkeypatch.setattr(mirror.web.server, "KEEPALIVE_SECONDS", 0.3)
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house) as (transport, wire),
+        connected(house.url) as (transport, wire),
         asyncio.timeout(15),
     ):
         transport.write(start)
@@ -263,10 +241,8 @@ def many_descriptors() -> Iterator[None]:
 
 
 async def test_thousands_of_idle_connections_delay_nobody(house: House) -> None:
-    loop = asyncio.get_running_loop()
-    port = int(house.url.rpartition(":")[2])
     with many_descriptors():
-        idle = [await loop.create_connection(Wire, "127.0.0.1", port) for _ in range(2000)]
+        idle = [await connect(house.url) for _ in range(2000)]
         for transport, _ in idle[::2]:
             transport.write(b"GET /v2/ HTTP/1.1\r\nHost: ")
         for _ in range(20):

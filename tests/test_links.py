@@ -1,7 +1,6 @@
 """Links in the index: what a repository holds, and what a manifest merely names."""
 
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,18 +24,6 @@ FIRST_VERSION = """
         PRIMARY KEY (upstream, repository, digest));
     PRAGMA user_version = 1;
 """
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "index.db"
-
-
-@pytest.fixture
-async def index(path: Path) -> AsyncIterator[Index]:
-    index = await Index.open(path)
-    yield index
-    await index.aclose()
 
 
 def proven(digest: Digest, media_type: str = "a/type", size_bytes: int | None = 3) -> Link:
@@ -99,14 +86,14 @@ async def test_a_content_comes_from_where_it_is_proven(index: Index) -> None:
     assert await index.sources(ONE) == {"docker.io", "quay.io"}
 
 
-async def test_what_an_older_version_noted_is_no_proof(path: Path) -> None:
-    with sqlite3.connect(path) as older:
+async def test_what_an_older_version_noted_is_no_proof(index_file: Path) -> None:
+    with sqlite3.connect(index_file) as older:
         older.executescript(FIRST_VERSION)
         for repository, digest in [(HERE, ONE), (SISTER, ONE), (HERE, TWO), (THERE, TWO)]:
             row = (repository.upstream, repository.name, str(digest), "a/type", 3)
             older.execute("INSERT INTO links VALUES (?, ?, ?, ?, ?)", row)
     older.close()
-    index = await Index.open(path)
+    index = await Index.open(index_file)
     assert await index.linked(HERE, [ONE]) == [named(ONE)]
     await index.link(HERE, [named(ONE), named(TWO)])
     await index.link(THERE, [named(ONE)])

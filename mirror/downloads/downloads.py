@@ -15,7 +15,6 @@ from mirror.errors import (
     ShuttingDown,
     StorageFailed,
     TooBusy,
-    UpstreamUnreachable,
     WrongBytes,
 )
 from mirror.manifest import Descriptor
@@ -25,9 +24,6 @@ from mirror.store.filesystem import BlobStore
 from mirror.store.staging import StagedBlob
 from mirror.upstream.client import UpstreamClient
 
-# containerd gives up on an answer's headers after 30 s. Ours come before, also where a request
-# waits for two things, one after the other.
-ANSWER_SECONDS = 12.0
 # Each one has connections, buffers and a place in the threads: beyond this, clients come again.
 MAX_ARRIVALS = 1000
 _RETRY_SECONDS = 5
@@ -84,13 +80,8 @@ class Downloads:
             if arrival is None:
                 arrival = self._begin(repository, digest, expected_bytes)
             try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await arrival.wait_announced()
+                await arrival.wait_announced()
                 return arrival, joined
-            except TimeoutError:
-                raise UpstreamUnreachable(
-                    arrival.source.upstream, f"no answer yet for {digest}; the download goes on"
-                ) from None
             except MirrorError:
                 if arrival.source == repository:
                     raise

@@ -17,7 +17,7 @@ class BlobReader(Protocol):
     @property
     def file(self) -> BinaryIO: ...
 
-    async def size(self) -> int | None:
+    def size(self) -> int | None:
         """None where only the end will tell."""
 
     async def wait_size(self) -> int:
@@ -40,7 +40,7 @@ class StoredReader:
         self._stored = stored
         self._size_bytes = stored.size_bytes
 
-    async def size(self) -> int | None:
+    def size(self) -> int | None:
         return self._size_bytes
 
     async def wait_size(self) -> int:
@@ -79,7 +79,7 @@ class ArrivalReader:
             return None
         return cls(arrival, file, metrics)
 
-    async def size(self) -> int | None:
+    def size(self) -> int | None:
         return self._arrival.size_bytes
 
     async def wait_size(self) -> int:

@@ -1,35 +1,27 @@
-"""Manifests by tag and by digest: from memory, from the store, or from the upstream, once."""
+"""Manifests as clients ask for them: by tag or digest, GET or HEAD, of the types they accept."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
-from cachetools import LRUCache
-
-from mirror.errors import ManifestUnknown, UpstreamBroken, UpstreamNotFound
+from mirror.errors import ManifestUnknown
 from mirror.manifest import (
     INDEXES,
     Descriptor,
     Manifest,
-    blobs_of,
     fallback_child,
     is_accepted,
     is_manifest_type,
-    media_type_of,
 )
 from mirror.metrics import Cache, Metrics
 from mirror.names import Digest, Reference, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
 from mirror.proxy.contents import Contents
-from mirror.proxy.patience import within_patience
+from mirror.proxy.manifest_source import ManifestSource
 from mirror.proxy.tags import Resolved, Tags
-from mirror.singleflight import Flights
 from mirror.store.index import Index
-from mirror.upstream.client import ManifestAnswer, UpstreamClient
-
-HOT_MANIFESTS = 50_000
+from mirror.upstream.client import UpstreamClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +37,6 @@ class ManifestReply:
     is_pulled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    """A manifest, and the blobs that it names."""
-
-    manifest: Manifest
-    blobs: list[Descriptor]
-
-    @classmethod
-    def of(cls, digest: Digest, body: bytes, content_type: str) -> Self | None:
-        """None: not a manifest. Bodies may be megabytes: call it from a thread."""
-        media_type = media_type_of(body, content_type)
-        if media_type is None:
-            return None
-        return cls(Manifest(digest, media_type, body), blobs_of(body))
-
-
 class Manifests:
     def __init__(
         self,
@@ -72,15 +48,9 @@ class Manifests:
         metrics: Metrics,
     ) -> None:
         self._clients = clients
-        self._contents = contents
-        self._access = access
-        self._absences = absences
         self._metrics = metrics
-        self._tags = Tags(clients, index, access, absences, self._obtain)
-        # The tag is what an upstream may know a manifest by, if by nothing else.
-        self._flights: Flights[tuple[Repository, Digest, Tag | None], Manifest] = Flights()
-        # Manifests whose blobs are known to be named under the repository.
-        self._named: LRUCache[tuple[Repository, Digest], bool] = LRUCache(HOT_MANIFESTS)
+        self._source = ManifestSource(clients, contents, access, absences, metrics)
+        self._tags = Tags(clients, index, access, absences, self._source.obtain)
 
     async def get(
         self, repository: Repository, reference: Reference, accept: Sequence[str]
@@ -95,11 +65,11 @@ class Manifests:
         self, repository: Repository, reference: Reference, accept: Sequence[str]
     ) -> ManifestReply:
         if isinstance(reference, Digest):
-            manifest, cache = await self._by_digest(repository, reference)
+            manifest, cache = await self._source.by_digest(repository, reference)
             is_pulled = cache is Cache.MISS
             return ManifestReply(manifest.descriptor, manifest.body, cache, is_pulled=is_pulled)
         resolved = await self._tags.resolve(repository, reference)
-        manifest, cache = await self._by_digest(repository, resolved.digest, reference)
+        manifest, cache = await self._source.by_digest(repository, resolved.digest, reference)
         is_pulled = resolved.is_pulled or cache is Cache.MISS
         if not is_accepted(manifest.media_type, accept):
             manifest, cache = await self._acceptable(repository, manifest, accept)
@@ -124,7 +94,7 @@ class Manifests:
         if isinstance(digest, Tag):
             resolved = await self._tags.resolve(repository, digest)
             digest = resolved.digest
-        descriptor, cache = await self._describe(repository, digest)
+        descriptor, cache = await self._source.describe(repository, digest)
         usable = is_manifest_type(descriptor.media_type) and descriptor.size_bytes is not None
         if not usable or (resolved and not is_accepted(descriptor.media_type, accept)):
             return await self._get(repository, reference, accept)
@@ -134,133 +104,7 @@ class Manifests:
 
     async def aclose(self) -> None:
         await self._tags.aclose()
-        await self._flights.aclose()
-
-    async def _describe(self, repository: Repository, digest: Digest) -> tuple[Descriptor, Cache]:
-        descriptor = await self._access.held(repository, digest)
-        if descriptor is not None:
-            return descriptor, Cache.HIT
-        return await self._prove(repository, digest)
-
-    async def _by_digest(
-        self, repository: Repository, digest: Digest, tag: Tag | None = None
-    ) -> tuple[Manifest, Cache]:
-        held = await self._access.held(repository, digest)
-        body = await self._contents.read(digest)
-        if body is None:
-            self._absences.check("manifest", repository, digest)
-            return await self._fetched(repository, digest, tag)
-        cache = Cache.HIT
-        if held is None:
-            held, cache = await self._prove(repository, digest)
-        return await self._manifest(repository, digest, body, held), cache
-
-    async def _prove(self, repository: Repository, digest: Digest) -> tuple[Descriptor, Cache]:
-        """That the repository holds it, by the upstream's word: HEAD, and GET where that does not
-        tell.
-        """
-        self._absences.check("manifest", repository, digest)
-        try:
-            proven = await self._access.prove_manifest(repository, digest)
-        except UpstreamNotFound:
-            self._absences.note("manifest", repository, digest)
-            raise
-        if proven is not None:
-            return proven.descriptor, Cache.REVALIDATED if proven.proven else Cache.HIT
-        manifest, cache = await self._fetched(repository, digest)
-        return manifest.descriptor, cache
-
-    async def _fetched(
-        self, repository: Repository, digest: Digest, tag: Tag | None = None
-    ) -> tuple[Manifest, Cache]:
-        flight, joined = self._flights.start(
-            (repository, digest, tag), lambda: self._fetch(repository, digest, tag)
-        )
-        try:
-            manifest = await within_patience(flight, repository.upstream)
-        except UpstreamNotFound:
-            self._absences.note("manifest", repository, digest)
-            raise
-        return manifest, Cache.JOINED if joined else Cache.MISS
-
-    async def _manifest(
-        self, repository: Repository, digest: Digest, body: bytes, held: Descriptor
-    ) -> Manifest:
-        """A stored manifest as this repository serves it."""
-        is_known = is_manifest_type(held.media_type) and held.size_bytes == len(body)
-        if is_known and (repository, digest) in self._named:
-            return Manifest(digest, held.media_type, body)
-        parsed = await asyncio.to_thread(_Parsed.of, digest, body, held.media_type)
-        if parsed is None:
-            raise ManifestUnknown(f"{digest} is a blob of {repository}, not a manifest")
-        if not is_known and await self._access.held(repository, digest) is not None:
-            await self._access.grant(repository, parsed.manifest.descriptor)
-        return await self._noted(repository, parsed)
-
-    async def _obtain(
-        self, repository: Repository, digest: Digest | None, tag: Tag
-    ) -> tuple[Digest, bool]:
-        """For Tags: has the manifest here before a tag may point to it."""
-        if digest is not None:
-            manifest, cache = await self._by_digest(repository, digest, tag)
-            return manifest.digest, cache is Cache.MISS
-        client = self._clients[repository.upstream]
-        answer = await client.get_manifest(repository.name, tag)
-        manifest = await self._keep(repository, answer, answer.digest)
-        return manifest.digest, True
-
-    async def _fetch(self, repository: Repository, digest: Digest, tag: Tag | None) -> Manifest:
-        held = await self._access.held(repository, digest)
-        body = self._contents.hot(digest)
-        if held is not None and body is not None:  # an earlier flight has just landed
-            return await self._manifest(repository, digest, body, held)
-        client = self._clients[repository.upstream]
-        try:
-            answer = await client.get_manifest(repository.name, digest)
-        except UpstreamNotFound:
-            if tag is None:
-                raise
-            # Some caches upstream of us know a manifest by its tag only, until that was pulled.
-            answer = await client.get_manifest(repository.name, tag)
-        return await self._keep(repository, answer, digest)
-
-    async def _keep(
-        self, repository: Repository, answer: ManifestAnswer, digest: Digest | None
-    ) -> Manifest:
-        parsed = await asyncio.to_thread(self._check, repository, answer, digest)
-        await self._contents.keep(parsed.manifest)
-        await self._access.grant(repository, parsed.manifest.descriptor)
-        return await self._noted(repository, parsed)
-
-    def _check(
-        self, repository: Repository, answer: ManifestAnswer, digest: Digest | None
-    ) -> _Parsed:
-        """Blocking. Raises UpstreamBroken for bytes that are not the manifest asked for, or none at
-        all.
-        """
-        digest = digest or Digest.of(answer.body)
-        if not digest.matches(answer.body):
-            self._metrics.digest_mismatch(repository.upstream)
-            raise UpstreamBroken(
-                repository.upstream, f"sent bytes that are not {digest}; nothing was stored"
-            )
-        parsed = _Parsed.of(digest, answer.body, answer.content_type)
-        if parsed is None:
-            raise UpstreamBroken(
-                repository.upstream, f"sent something for {repository.name} that is no manifest"
-            )
-        return parsed
-
-    async def _noted(self, repository: Repository, parsed: _Parsed) -> Manifest:
-        """What the manifest names is there now, whatever was said when somebody asked for it before
-        it was pushed.
-        """
-        manifest = parsed.manifest
-        for blob in parsed.blobs:
-            self._absences.forget("blob", repository, blob.digest)
-        await self._access.name(repository, parsed.blobs)
-        self._named[repository, manifest.digest] = True
-        return manifest
+        await self._source.aclose()
 
     async def _acceptable(
         self, repository: Repository, manifest: Manifest, accept: Sequence[str]
@@ -272,7 +116,7 @@ class Manifests:
         if manifest.media_type in INDEXES:
             child = await asyncio.to_thread(fallback_child, manifest.body)
         if child is not None:
-            found, cache = await self._by_digest(repository, child)
+            found, cache = await self._source.by_digest(repository, child)
             if is_accepted(found.media_type, accept):
                 return found, cache
         raise ManifestUnknown(

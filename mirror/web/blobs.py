@@ -11,10 +11,9 @@ from contextlib import aclosing
 from aiohttp import HttpVersion11, web
 
 from mirror.byteranges import ByteRange, resolve
-from mirror.downloads.downloads import ANSWER_SECONDS
 from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.reader import BlobReader
-from mirror.errors import MirrorError, StorageFailed, UpstreamUnreachable
+from mirror.errors import MirrorError, StorageFailed
 from mirror.metrics import Cache, Metrics
 from mirror.names import Digest
 from mirror.proxy.blobs import BlobReply
@@ -64,14 +63,8 @@ async def _size_for(
     if isinstance(content, PassThrough):
         return content.size_bytes
     if wanted is None and request.version >= HttpVersion11:
-        return await content.size()
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return await content.wait_size()
-    except TimeoutError:
-        raise UpstreamUnreachable(
-            request[FACTS].upstream, "does not tell this blob's size; the download goes on"
-        ) from None
+        return content.size()
+    return await content.wait_size()
 
 
 def _range_header(request: web.BaseRequest, digest: Digest) -> str | None:
@@ -149,6 +142,7 @@ class _Sender:
             self._request.transport.close()
 
     async def _prepare(self, response: web.StreamResponse) -> None:
+        self._facts.answers()
         self._facts.first_byte(self._metrics)
         self._facts.status = response.status
         await response.prepare(self._request)

@@ -1,5 +1,6 @@
 """/v2/: what is read from the registry API. Writes to names that are only mirrored are refused."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -8,7 +9,7 @@ from cachetools import LRUCache
 
 from mirror.addressing import Address, Directory, Kind
 from mirror.downloads.passthrough import PassThrough
-from mirror.errors import NameInvalid, Unsupported
+from mirror.errors import NameInvalid, Unsupported, UpstreamUnreachable
 from mirror.manifest import OCI_INDEX
 from mirror.metrics import Metrics
 from mirror.names import Digest, Reference, Repository
@@ -25,6 +26,8 @@ from mirror.web.replies import (
 )
 from mirror.web.request import FACTS, Facts
 
+# containerd gives up on an answer's headers after 30 s; ours, or an error, come before.
+ANSWER_SECONDS = 25.0
 MAX_CATALOG_PAGE = 10_000
 HOT_ADDRESSES = 4096
 MAX_HOT_PATH_CHARACTERS = 512
@@ -60,7 +63,16 @@ class Registry:
                 f"{address.repository or 'this mirror'} is mirrored, not hosted: push to the "
                 "registry itself"
             )
-        return await answer(request, address)
+        facts.deadline = deadline = asyncio.timeout(ANSWER_SECONDS)
+        try:
+            async with deadline:
+                return await answer(request, address)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise UpstreamUnreachable(
+                facts.upstream, "has not answered yet; what was asked for goes on, so try again"
+            ) from None
 
     def _address(self, request: web.BaseRequest, facts: Facts) -> Address:
         """Raises MirrorError; `facts` then tell the upstream as far as it was understood."""

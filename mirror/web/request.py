@@ -1,5 +1,6 @@
 """The facts of one request, gathered on its way through, for its log line and its counts."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 
@@ -26,10 +27,16 @@ class Facts:
     error: str | None = None
     probe: str | None = None
     started_at: float = field(default_factory=time.monotonic)
+    deadline: asyncio.Timeout | None = None
 
     @property
     def upstream(self) -> str:
         return self.address.upstream or NO_UPSTREAM
+
+    def answers(self) -> None:
+        """Headers go out: what follows may take as long as it takes."""
+        if self.deadline is not None:
+            self.deadline.reschedule(None)
 
     def first_byte(self, metrics: Metrics) -> None:
         """To be called as the headers go out."""

@@ -15,7 +15,7 @@ dockerd:docker.io docker:docker.io runc:runc crun:crun busybox:busybox-static un
 nginx:nginx-light wrk:wrk"
 
 here=$(dirname "$0")
-tools=${MIRROR_TEST_TOOLS:-$(cd "$here/../.." && pwd)/.tools/bin}
+tools=${TEST_TOOLS:-$(cd "$here/../.." && pwd)/.tools/bin}
 PATH=$PATH:/usr/sbin:/sbin
 export PATH
 

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import pytest
 
-BUILT = Path(os.environ.get("MIRROR_TEST_TOOLS") or Path(__file__).parents[2] / ".tools" / "bin")
+BUILT = Path(os.environ.get("TEST_TOOLS") or Path(__file__).parents[2] / ".tools" / "bin")
 """Where install.sh puts the programs that it builds with Go."""
 
 _SEARCHED = (*os.environ.get("PATH", "").split(os.pathsep), "/usr/sbin", "/sbin")
