@@ -1,6 +1,8 @@
 """What upstreams tell about pulls left: shown, and used to choose an account."""
 
+import asyncio
 import time
+from collections import Counter
 from math import inf
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.seen import Seen
 from tests.house import House, mirroring
-from tests.replies import is_stale
+from tests.replies import is_stale, message_of
 
 APP = "org/app"
 TAG = f"/v2/hub.test/{APP}/manifests/latest"
@@ -300,6 +302,76 @@ async def test_a_resting_endpoint_does_not_keep_the_next_one_from_being_asked(
             for _ in range(3):
                 assert (await house.get(TAG)).status == 200
     assert registry.count() == 1
+
+
+# --- The floor ------------------------------------------------------------------------------------
+
+BACKGROUND = {"Priority": "u=7"}
+
+
+def path_of(tag: str) -> str:
+    return f"/v2/hub.test/{APP}/manifests/{tag}"
+
+
+async def test_the_last_pulls_are_not_for_the_background(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    for number in range(40):
+        registry.add_image(APP, f"t{number}", [b"%d" % number])
+    registry.ratelimit = RateLimit(limit=100, remaining=30)
+    async with mirroring(tmp_path, {"hub.test": upstream(registry)}) as house:
+        paths = [path_of(f"t{number}") for number in range(40)]
+        seeded = await asyncio.gather(*(house.get(path, BACKGROUND) for path in paths))
+        assert Counter(answer.status for answer in seeded) == {200: 11, 429: 29}
+        assert registry.ratelimit.remaining == 19, "however many come at once"
+        refused = next(answer for answer in seeded if answer.status == 429)
+        assert "19 of 100 pulls left" in message_of(refused)
+        assert "Priority: u=7" in message_of(refused)
+        assert 21_000 < int(refused.headers["Retry-After"]) <= 21_600
+
+        asked = registry.count()
+        had = seeded.index(next(answer for answer in seeded if answer.status == 200))
+        again = await house.get(paths[had], BACKGROUND)
+        assert (again.status, is_stale(again)) == (200, True), "what is here is served"
+        digest = again.headers["Docker-Content-Digest"]
+        assert (await house.get(path_of(digest), BACKGROUND)).status == 200
+        assert registry.count() == asked
+
+        missed = seeded.index(refused)
+        assert (await house.get(paths[missed])).status == 200, "somebody waits for this one"
+        assert registry.ratelimit.remaining == 18
+
+
+async def test_without_a_limit_the_background_gets_everything(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.add_image(APP)
+    async with mirroring(tmp_path, {"hub.test": upstream(registry)}) as house:
+        assert (await house.get(TAG, BACKGROUND)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("priority", "status"),
+    [
+        ("u=7", 429),
+        ("i, u=7", 429),
+        ("u=7;x=1,i", 429),
+        ("u=6", 200),
+        ("u=77", 200),
+        ("mu=7", 200),
+        ("", 200),
+    ],
+)
+async def test_which_pulls_are_in_the_background(
+    registry: FakeRegistry, tmp_path: Path, priority: str, status: int
+) -> None:
+    registry.add_image(APP)
+    registry.add_image(APP, "next", [b"next"])
+    registry.ratelimit = RateLimit(limit=100, remaining=11)
+    async with mirroring(tmp_path, {"hub.test": upstream(registry)}) as house:
+        assert (await house.get(TAG)).status == 200
+        answer = await house.get(path_of("next"), {"Priority": priority})
+        assert answer.status == status
 
 
 # --- Tags -----------------------------------------------------------------------------------------

@@ -1,19 +1,19 @@
 """Upstreams that are slow to connect, to answer or to go on; and room for the quick questions."""
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import mirror.web.registry
 from mirror.upstream.transport import Pool
 from tests.fakes.auth import BearerAuth
-from tests.fakes.faults import Gate, Stall, Status, Trickle
+from tests.fakes.faults import Delay, Gate, Stall, Status, Trickle
 from tests.fakes.registry import FakeRegistry
 from tests.house import House, mirroring
+from tests.replies import error_of, message_of
 
 APP = "org/app"
 TAG = f"/v2/hub.test/{APP}/manifests/latest"
@@ -39,20 +39,6 @@ async def house(registry: FakeRegistry, tmp_path: Path) -> AsyncIterator[House]:
     registry.add_image(APP)
     async with mirroring(tmp_path, {"hub.test": impatient(registry.url)}) as house:
         yield house
-
-
-@pytest.fixture
-def black_hole() -> Iterator[str]:
-    """Where connections are neither taken nor refused: the queue is full."""
-    with contextlib.ExitStack() as sockets:
-        listener = sockets.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            waiting = sockets.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 async def test_an_upstream_that_takes_no_connections(black_hole: str, tmp_path: Path) -> None:
@@ -99,6 +85,35 @@ async def test_a_blob_that_does_not_go_on_is_asked_for_again_from_there(
     registry.fail(Stall(1000), kind="blob", times=1)
     assert (await house.get(blob(digest))).body == DATA
     assert [seen.headers.get("Range") for seen in registry.requests] == [None, "bytes=1000-"]
+
+
+async def test_the_time_for_an_answer_is_one_however_many_waits_it_takes(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token, HEAD, and GET are late, none of them too late for itself."""
+    monkeypatch.setattr(mirror.web.registry, "ANSWER_SECONDS", 0.5)
+    registry.auth = BearerAuth()
+    registry.add_image(APP)
+    registry.fail(Delay(0.2))
+    async with mirroring(tmp_path, {"hub.test": registry}) as house:
+        started = asyncio.get_running_loop().time()
+        answer = await house.get(TAG)
+        assert asyncio.get_running_loop().time() - started < 5
+        assert error_of(answer) == (504, "UNAVAILABLE")
+        assert "so try again" in message_of(answer)
+        await registry.until(lambda: registry.count("GET", "manifest", status=200) == 1)
+        assert (await house.get_until(TAG, lambda answer: answer.status == 200)).body
+        assert registry.count("GET", "manifest", status=200) == 1, "the question had gone on"
+
+
+async def test_an_answer_that_has_begun_takes_as_long_as_it_takes(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror.web.registry, "ANSWER_SECONDS", 0.5)
+    digest = registry.add_blob(APP, DATA)
+    registry.fail(Trickle(20_000, chunk_bytes=1000), kind="blob")
+    async with mirroring(tmp_path, {"hub.test": registry}) as house:
+        assert (await house.get(blob(digest))).body == DATA
 
 
 async def test_a_transfer_may_take_longer_than_any_silence(

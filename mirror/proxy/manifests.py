@@ -51,12 +51,23 @@ class Manifests:
         self._metrics = metrics
         self._source = ManifestSource(clients, contents, access, absences, metrics)
         self._tags = Tags(clients, index, access, absences, self._source.obtain)
+        self._background = {name: asyncio.Lock() for name in clients}
 
     async def get(
-        self, repository: Repository, reference: Reference, accept: Sequence[str]
+        self,
+        repository: Repository,
+        reference: Reference,
+        accept: Sequence[str],
+        *,
+        in_background: bool = False,
     ) -> ManifestReply:
-        """The manifest, bytes untouched. Raises MirrorError."""
-        reply = await self._get(repository, reference, accept)
+        """The manifest, bytes untouched. Raises MirrorError.
+
+        `in_background`: for nobody who waits, so that it leaves the upstream's last pulls to those
+        who do.
+        """
+        answer = self._get_in_background if in_background else self._get
+        reply = await answer(repository, reference, accept)
         if not reply.is_pulled:
             self._metrics.pull_saved(repository.upstream, repository.name)
         return reply
@@ -80,6 +91,36 @@ class Manifests:
             _worse(resolved, cache),
             resolved.stale_seconds,
             is_pulled,
+        )
+
+    async def _get_in_background(
+        self, repository: Repository, reference: Reference, accept: Sequence[str]
+    ) -> ManifestReply:
+        """One at a time, so that each knows how many pulls the one before has left."""
+        async with self._background[repository.upstream]:
+            kept = self._clients[repository.upstream].ratelimits.kept_from_background()
+            if kept is None:
+                return await self._get(repository, reference, accept)
+        reply = await self._remembered(repository, reference, accept)
+        if reply is None:
+            raise kept
+        return reply
+
+    async def _remembered(
+        self, repository: Repository, reference: Reference, accept: Sequence[str]
+    ) -> ManifestReply | None:
+        """What is here already, however old."""
+        if isinstance(reference, Digest):
+            resolved, accept = Resolved(reference, Cache.HIT), ()
+        elif (known := await self._tags.remembered(repository, reference)) is not None:
+            resolved = known
+        else:
+            return None
+        manifest = await self._source.stored(repository, resolved.digest)
+        if manifest is None or not is_accepted(manifest.media_type, accept):
+            return None
+        return ManifestReply(
+            manifest.descriptor, manifest.body, resolved.cache, resolved.stale_seconds
         )
 
     async def head(

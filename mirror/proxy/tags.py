@@ -95,6 +95,15 @@ class Tags:
                 return stale
             raise
 
+    async def remembered(self, repository: Repository, tag: Tag) -> Resolved | None:
+        """However old; nobody is asked."""
+        known = await self._known(repository, tag)
+        if known is None:
+            return None
+        if self._is_fresh(repository, known):
+            return Resolved(known.digest, Cache.HIT)
+        return Resolved(known.digest, Cache.STALE, known.age_seconds)
+
     async def aclose(self) -> None:
         await self._flights.aclose()
 

@@ -20,6 +20,8 @@ from mirror.upstream.definition import Upstream
 ANONYMOUS = "anonymous"
 # While less than this share of the limit is left, tags live so many times longer.
 TTL_STEPS = ((0.10, 12), (0.25, 4), (0.50, 2))
+# Below this share, what is left is kept for pulls that somebody waits for.
+FLOOR_SHARE = 0.20
 
 # Endpoint, account, and whether it is about blobs.
 _Key = tuple[str, str, bool]
@@ -93,18 +95,26 @@ class RateLimits:
 
     @property
     def ttl_factor(self) -> int:
-        """How many times longer a tag may be used without asking: by what is left of the limits of
-        all accounts that do not rest. 1 where no limit is known.
-        """
-        now = self._clock()
-        of_pulls = (each for key, each in self._allowances.items() if not key[2])
-        known = [each for each in of_pulls if each.limit and each.left(now) != inf]
-        usable = [each for each in known if not each.rest_seconds(now)]
-        if not known:
-            return 1
-        limit = sum(each.limit or 0 for each in usable)
-        share = sum(each.left(now) for each in usable) / limit if limit else 0
+        """How many times longer a tag may be used without asking."""
+        share = self._share_left()
         return next((factor for below, factor in TTL_STEPS if share < below), 1)
+
+    def kept_from_background(self) -> UpstreamRateLimited | None:
+        """What to tell a pull that nobody waits for, while the few that are left are kept for those
+        that somebody does; None while there are enough.
+        """
+        if self._share_left() >= FLOOR_SHARE:
+            return None
+        now = self._clock()
+        limited = self._limited(now)
+        told = "; ".join(f"{key[1]}: {each.told(now)}" for key, each in limited.items())
+        back_seconds = min(each.window_ends_at for each in limited.values()) - now
+        return UpstreamRateLimited(
+            self._upstream.name,
+            f"the last {FLOOR_SHARE:.0%} of its limit are kept for pulls that are not in the "
+            f"background (Priority: u=7). {told}",
+            str(ceil(max(back_seconds, 1))),
+        )
 
     def take_changes(self) -> list[RememberedAllowance]:
         """What has changed since they were last taken."""
@@ -126,6 +136,26 @@ class RateLimits:
             if allowance is not None:
                 self._allowances[each.endpoint, each.account, False] = allowance
                 self._show(endpoints[each.endpoint], each.account)
+
+    def _share_left(self) -> float:
+        """Of the limits of all accounts that do not rest; 1 where no limit is known, 0 where all
+        accounts rest.
+        """
+        now = self._clock()
+        limited = self._limited(now)
+        if not limited:
+            return 1
+        usable = [each for each in limited.values() if not each.rest_seconds(now)]
+        limit = sum(each.limit or 0 for each in usable)
+        return sum(each.left(now) for each in usable) / limit if limit else 0
+
+    def _limited(self, now: float) -> dict[_Key, Allowance]:
+        """Those whose limit on pulls is known."""
+        return {
+            key: each
+            for key, each in self._allowances.items()
+            if not key[2] and each.limit and each.left(now) != inf
+        }
 
     def _of(self, endpoint: URL, account: str, for_blob: bool = False) -> Allowance:
         return self._allowances.get((str(endpoint), account, for_blob)) or Allowance()

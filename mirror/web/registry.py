@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -31,6 +32,7 @@ ANSWER_SECONDS = 25.0
 MAX_CATALOG_PAGE = 10_000
 HOT_ADDRESSES = 4096
 MAX_HOT_PATH_CHARACTERS = 512
+_BACKGROUND = re.compile(r"(?:^|,)[ \t]*u=7[ \t]*(?:$|[,;])")
 _READS = frozenset({"GET", "HEAD"})
 
 _Answer = Callable[[web.BaseRequest, Address], Awaitable[web.StreamResponse]]
@@ -94,8 +96,11 @@ class Registry:
         repository, reference = _asked(address)
         accept = request.headers.getall("Accept", ())
         manifests = self._proxy.manifests
-        answer = manifests.head if request.method == "HEAD" else manifests.get
-        reply = await answer(repository, reference, accept)
+        if request.method == "HEAD":
+            reply = await manifests.head(repository, reference, accept)
+        else:
+            in_background = _is_in_background(request)
+            reply = await manifests.get(repository, reference, accept, in_background=in_background)
         facts = request[FACTS]
         facts.cache = reply.cache
         facts.first_byte(self._metrics)
@@ -161,6 +166,12 @@ class Registry:
             following = {"n": str(len(page)), "last": page[-1]}
         headers = base_headers(address) | _link_headers(request, following)
         return json_reply({"repositories": page}, headers)
+
+
+def _is_in_background(request: web.BaseRequest) -> bool:
+    """By its word: urgency 7 of `Priority` (RFC 9218 §4.1)."""
+    priority = request.headers.get("Priority")
+    return priority is not None and _BACKGROUND.search(priority) is not None
 
 
 def _asked(address: Address) -> tuple[Repository, Reference]:
