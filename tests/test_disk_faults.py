@@ -1,6 +1,7 @@
 """Whatever the disk does while a download is written, every client gets the right bytes."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import subprocess
@@ -75,6 +76,28 @@ async def test_every_operation_may_fail(
             assert len(house.stored_blobs()) >= 2, "what can be stored again is"
         nth += 1
     assert nth > 10, "so many operations there are at least"
+
+
+async def test_a_read_that_fails_within_a_slice_cuts_one_answer_and_no_other(
+    registry: FakeRegistry, tmp_path: Path, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/v2/app/blobs/{image.layers[0]}"
+    async with mirroring(tmp_path, {"docker.io": registry}) as house:
+        assert (await house.get(path)).body == LAYER
+        await until_idle(house)
+        bad = next(house.storage.glob(f"blobs/*/*/{image.layers[0][7:]}")).stat().st_ino
+        sendfile = os.sendfile
+
+        def failing(out: int, file: int, offset: int, count: int) -> int:
+            if os.fstat(file).st_ino == bad and offset >= 100_000:
+                raise OSError(errno.EIO, "Input/output error")
+            return sendfile(out, file, offset, min(count, 100_000))
+
+        monkeypatch.setattr(os, "sendfile", failing)
+        first, second = await house.get(path), await house.get(path)
+        assert (first.ended, LAYER.startswith(first.body)) == ("short", True)
+        assert (second.ended, second.body) == ("complete", LAYER)
+        assert await house.metric("mirror_damaged_blobs_total", reason="unreadable") == 1
 
 
 @pytest.fixture

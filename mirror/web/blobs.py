@@ -3,6 +3,7 @@ that may still be growing.
 """
 
 import asyncio
+import errno
 import os
 import secrets
 from collections.abc import Sequence
@@ -164,6 +165,10 @@ class _Sender:
                 self._content.doubt()
                 start += self._facts.sent_bytes - sent_before
                 self._facts.cache = Cache.UNSTORED
+            except OSError as error:
+                if error.errno == errno.EIO:  # nobody tells how much of the slice went out
+                    self._content.doubt()
+                raise
         async with aclosing(self._direct.chunks(start, end, held=held)) as chunks:
             async for chunk in chunks:
                 if chunk:  # a copy, since a slow client's transport keeps what it was given
