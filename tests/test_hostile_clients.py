@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import mirror.web.connections
-import mirror.web.server
-from mirror.web.connections import connections_allowed, place_of
+import mirror.web.connection
+import mirror.web.places
+from mirror.web.places import connections_allowed, place_of
 from tests.fakes.images import OCI_INDEX
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
@@ -37,7 +37,7 @@ async def greeted(wire: Wire) -> int:
 
 @pytest.fixture
 def eight_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror.web.connections, "MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(mirror.web.places, "MAX_CONNECTIONS", 8)
 
 
 @pytest.mark.usefixtures("eight_places")
@@ -178,7 +178,7 @@ async def until_given_up(folder: Path, registry: FakeRegistry, path: str) -> Non
 async def test_an_answer_that_is_not_taken_in_time_is_given_up(
     tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror.web.server, "TAKE_SECONDS", 0.3)
+    monkeypatch.setattr(mirror.web.connection, "TAKE_SECONDS", 0.3)
     add_large_index(registry)
     await until_given_up(tmp_path, registry, MANIFEST)
 
@@ -187,7 +187,7 @@ async def test_a_blob_that_nobody_takes_is_given_up(
     tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the kernel: sendfile waits where the loop has nothing to count."""
-    monkeypatch.setattr(mirror.web.connections, "STALL_SECONDS", 1)
+    monkeypatch.setattr(mirror.web.places, "STALL_SECONDS", 1)
     path = add_layer(registry, some_bytes(16_000_000))
     await until_given_up(tmp_path, registry, path)
 
@@ -195,7 +195,7 @@ async def test_a_blob_that_nobody_takes_is_given_up(
 async def test_a_second_request_has_to_be_finished_as_well(
     tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror.web.server, "KEEPALIVE_SECONDS", 0.3)
+    monkeypatch.setattr(mirror.web.connection, "KEEPALIVE_SECONDS", 0.3)
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
         connected(house.url, THEM) as (transport, wire),
@@ -212,7 +212,7 @@ async def test_a_second_request_has_to_be_finished_as_well(
 async def test_a_body_without_end_is_not_read_to_its_end(
     method: bytes, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror.web.server, "LINGERING_SECONDS", 0.3)
+    monkeypatch.setattr(mirror.web.connection, "LINGERING_SECONDS", 0.3)
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
         connected(house.url, THEM) as (transport, wire),
@@ -284,7 +284,7 @@ async def test_where_a_body_might_end_in_two_places_the_connection_ends(
 async def test_chunks_that_cannot_be_counted_end_the_connection(
     chunk: str, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror.web.server, "LINGERING_SECONDS", 0.5)
+    monkeypatch.setattr(mirror.web.connection, "LINGERING_SECONDS", 0.5)
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
         connected(house.url, THEM) as (transport, wire),

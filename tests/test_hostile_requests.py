@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import mirror.web.server
+import mirror.web.connection
 from tests.fakes.client import RawStream
 from tests.fakes.registry import FakeRegistry
 from tests.house import House, mirroring
@@ -220,7 +220,7 @@ async def test_a_body_is_not_taken_for_the_next_request(house: House) -> None:
 async def test_who_does_not_finish_a_request_is_sent_away(
     start: bytes, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror.web.server, "KEEPALIVE_SECONDS", 0.3)
+    monkeypatch.setattr(mirror.web.connection, "KEEPALIVE_SECONDS", 0.3)
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
         connected(house.url) as (transport, wire),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from mirror.errors import ManifestUnknown
 from mirror.manifest import (
@@ -26,8 +27,8 @@ from mirror.upstream.client import UpstreamClient
 
 @dataclass(frozen=True, slots=True)
 class ManifestReply:
-    """`body` is None where only the descriptor was asked for. `stale_seconds`, `is_pulled`: see
-    tags.Resolved.
+    """`body` is None where only the descriptor was asked for. For the rest see tags.Resolved; what
+    was asked for by digest is fresh for ever, once it is here.
     """
 
     descriptor: Descriptor
@@ -35,6 +36,7 @@ class ManifestReply:
     cache: Cache
     stale_seconds: float | None = None
     is_pulled: bool = False
+    fresh_until: float | None = None
 
 
 class Manifests:
@@ -48,7 +50,6 @@ class Manifests:
         metrics: Metrics,
     ) -> None:
         self._clients = clients
-        self._metrics = metrics
         self._source = ManifestSource(clients, contents, access, absences, metrics)
         self._tags = Tags(clients, index, access, absences, self._source.obtain)
         self._background = {name: asyncio.Lock() for name in clients}
@@ -67,18 +68,20 @@ class Manifests:
         who do.
         """
         answer = self._get_in_background if in_background else self._get
-        reply = await answer(repository, reference, accept)
-        if not reply.is_pulled:
-            self._metrics.pull_saved(repository.upstream, repository.name)
-        return reply
+        return await answer(repository, reference, accept)
 
     async def _get(
         self, repository: Repository, reference: Reference, accept: Sequence[str]
     ) -> ManifestReply:
         if isinstance(reference, Digest):
             manifest, cache = await self._source.by_digest(repository, reference)
-            is_pulled = cache is Cache.MISS
-            return ManifestReply(manifest.descriptor, manifest.body, cache, is_pulled=is_pulled)
+            return ManifestReply(
+                manifest.descriptor,
+                manifest.body,
+                cache,
+                is_pulled=cache is Cache.MISS,
+                fresh_until=_for_ever(cache),
+            )
         resolved = await self._tags.resolve(repository, reference)
         manifest, cache = await self._source.by_digest(repository, resolved.digest, reference)
         is_pulled = resolved.is_pulled or cache is Cache.MISS
@@ -91,6 +94,7 @@ class Manifests:
             _worse(resolved, cache),
             resolved.stale_seconds,
             is_pulled,
+            resolved.fresh_until if cache is Cache.HIT else None,
         )
 
     async def _get_in_background(
@@ -140,8 +144,14 @@ class Manifests:
         if not usable or (resolved and not is_accepted(descriptor.media_type, accept)):
             return await self._get(repository, reference, accept)
         if resolved is None:
-            return ManifestReply(descriptor, None, cache)
-        return ManifestReply(descriptor, None, _worse(resolved, cache), resolved.stale_seconds)
+            return ManifestReply(descriptor, None, cache, fresh_until=_for_ever(cache))
+        return ManifestReply(
+            descriptor,
+            None,
+            _worse(resolved, cache),
+            resolved.stale_seconds,
+            fresh_until=resolved.fresh_until if cache is Cache.HIT else None,
+        )
 
     async def aclose(self) -> None:
         await self._tags.aclose()
@@ -164,6 +174,10 @@ class Manifests:
             f"{repository} has {manifest.digest} as {manifest.media_type}, which the request's "
             "Accept header leaves out"
         )
+
+
+def _for_ever(cache: Cache) -> float | None:
+    return inf if cache is Cache.HIT else None
 
 
 def _worse(resolved: Resolved, content: Cache) -> Cache:

@@ -33,13 +33,15 @@ Obtain = Callable[[Repository, Digest | None, Tag], Awaitable[tuple[Digest, bool
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """`stale_seconds` is the age of an answer that stands in for a failing upstream, else None.
-    `is_pulled`: this took a GET upstream.
+    `is_pulled`: this took a GET upstream. Until `fresh_until` on the monotonic clock, nothing would
+    be asked; None: it is due.
     """
 
     digest: Digest
     cache: Cache
     stale_seconds: float | None = None
     is_pulled: bool = False
+    fresh_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Tags:
         if known is None:
             return await self._asked(repository, tag, can_stand_in=False)
         if self._is_fresh(repository, known):
-            return Resolved(known.digest, Cache.HIT)
+            return self._fresh(repository, known)
         upstream = self._clients[repository.upstream].upstream
         stale = Resolved(known.digest, Cache.STALE, known.age_seconds)
         can_stand_in = known.age_seconds <= upstream.stale_for_seconds
@@ -130,6 +132,10 @@ class Tags:
         if not known.is_dated:
             return False
         return age_seconds < ttl_seconds or age_seconds < ttl_seconds * client.ratelimits.ttl_factor
+
+    def _fresh(self, repository: Repository, known: _Known) -> Resolved:
+        ttl_seconds = self._clients[repository.upstream].upstream.tag_ttl_seconds
+        return Resolved(known.digest, Cache.HIT, fresh_until=known.checked_at + ttl_seconds)
 
     async def _asked(self, repository: Repository, tag: Tag, *, can_stand_in: bool) -> Resolved:
         self._absences.check("manifest", repository, tag)

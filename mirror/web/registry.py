@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 
 from aiohttp import web
 from cachetools import LRUCache
@@ -12,7 +13,7 @@ from mirror.addressing import Address, Directory, Kind
 from mirror.downloads.passthrough import PassThrough
 from mirror.errors import NameInvalid, Unsupported, UpstreamUnreachable
 from mirror.manifest import OCI_INDEX
-from mirror.metrics import Metrics
+from mirror.metrics import Cache, Metrics
 from mirror.names import Digest, Reference, Repository
 from mirror.proxy.listings import FILTERS_APPLIED, Listing
 from mirror.proxy.proxy import Proxy
@@ -89,7 +90,8 @@ class Registry:
         facts.address = address
         return address
 
-    async def _ping(self, _request: web.BaseRequest, address: Address) -> web.StreamResponse:
+    async def _ping(self, request: web.BaseRequest, address: Address) -> web.StreamResponse:
+        request[FACTS].repeat_until = inf
         return json_reply({}, base_headers(address))
 
     async def _manifest(self, request: web.BaseRequest, address: Address) -> web.StreamResponse:
@@ -103,6 +105,8 @@ class Registry:
             reply = await manifests.get(repository, reference, accept, in_background=in_background)
         facts = request[FACTS]
         facts.cache = reply.cache
+        facts.is_pull_saved = request.method == "GET" and not reply.is_pulled
+        facts.repeat_until = reply.fresh_until
         facts.first_byte(self._metrics)
         headers = {
             **base_headers(address),
@@ -123,9 +127,13 @@ class Registry:
         if request.method == "HEAD":
             head = await self._proxy.blobs.head(repository, digest)
             facts.cache = head.cache
+            if head.cache is Cache.HIT:
+                facts.repeat_until = inf
             return _blob_head(request, digest, head.size_bytes, headers)
         reply = await self._proxy.blobs.open(repository, digest)
         facts.cache = reply.cache
+        if reply.cache is Cache.HIT:
+            facts.repeat_until = inf
         try:
             if is_unchanged(request, digest):
                 return web.Response(status=304, headers={**headers, **content_headers(digest)})

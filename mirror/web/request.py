@@ -17,6 +17,9 @@ class Facts:
     """Filled in by whoever knows; `sent_bytes` counts the body's, `status` is set as headers go.
 
     `probe` is the path of a page about the mirror itself: logged at debug level, not counted.
+    `is_pull_saved`: a manifest was given without a pull upstream. Until `repeat_until`, on the
+    monotonic clock, the same request has the same answer, and nobody needs to be asked or looked
+    up for it; None: not even now.
     """
 
     address: Address = NO_ADDRESS
@@ -26,6 +29,8 @@ class Facts:
     cut_short: bool = False
     error: str | None = None
     probe: str | None = None
+    is_pull_saved: bool = False
+    repeat_until: float | None = None
     started_at: float = field(default_factory=time.monotonic)
     deadline: asyncio.Timeout | None = None
 

@@ -3,131 +3,35 @@ one log line and counts it.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 
 import structlog
 from aiohttp import web
 
-from mirror.errors import MirrorError, RequestInvalid, ShuttingDown
+from mirror.errors import MirrorError, ShuttingDown
 from mirror.metrics import Cache, Metrics
 from mirror.proxy.absences import RememberedAbsence
-from mirror.web.connections import (
-    TAKE_SECONDS,
-    Places,
-    connections_allowed,
-    end_stalled_connections,
-    place_of,
-    turn_away,
-)
+from mirror.web.connection import FAILED, Connection
+from mirror.web.journal import Journal
+from mirror.web.places import Places, connections_allowed, end_stalled_connections
 from mirror.web.registry import Registry
+from mirror.web.repeats import Repeats
 from mirror.web.replies import error_reply
 from mirror.web.request import FACTS, Facts
 from mirror.web.status import Status
 
-MAX_REQUEST_LINE_BYTES = 16 * 1024
-# containers/image writes up to 1,024 ranges into one header.
-MAX_HEADER_BYTES = 64 * 1024
-# Also the time that a connection has for each request's headers.
-KEEPALIVE_SECONDS = 75
-# For the rest of a body that nobody wants; then the connection ends.
-LINGERING_SECONDS = 10
 # Of a larger body only so much waits in the connection of a client that reads slowly.
 SLICE_BYTES = 256 * 1024
-CLIENT_CLOSED_REQUEST = 499
-_FAILED = "the mirror failed; its log says more"
 # For answers that are only being written, after the grace for the others is over.
 CLOSING_SECONDS = 1
 
 _log = structlog.get_logger()
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Refuse = Callable[[web.BaseRequest, MirrorError], web.Response]
 
 
 class CannotListen(Exception):
     """The address is in use, or none of this machine's."""
-
-
-class _Connection(web.RequestHandler):
-    """One client's connection; what is wrong in a request's form is refused in our own words."""
-
-    __slots__ = ("_place", "_places", "_refuse", "_taking")
-
-    def __init__(self, manager: web.Server, refuse: Refuse, places: Places) -> None:
-        super().__init__(
-            manager,
-            loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            max_line_size=MAX_REQUEST_LINE_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            lingering_time=LINGERING_SECONDS,
-            auto_decompress=False,  # bodies of requests are read past, never looked into
-        )
-        self._refuse = refuse
-        self._places = places
-        self._place: str | None = None
-        self._taking: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - so TCP's are
-        # None where the client was gone before we looked.
-        host, *_ = transport.get_extra_info("peername") or ("",)
-        place = place_of(host)
-        if not self._places.take(place):
-            turn_away(transport)
-            return
-        self._place = place
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._place is not None:
-            self._places.give_back(self._place)
-            self._place = None
-        self._stop_clock()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            super().data_received(data)
-        except (IndexError, ValueError):
-            # What the parser means to refuse is a request for `handle_error`; a target like
-            # http://[]@/ slips through it (yarl 1.25).
-            self.force_close()
-
-    def pause_writing(self) -> None:
-        """The client has to take what was written for it."""
-        super().pause_writing()
-        if self.transport is not None:
-            self._taking = self._loop.call_later(TAKE_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._stop_clock()
-
-    def _stop_clock(self) -> None:
-        if self._taking is not None:
-            self._taking.cancel()
-            self._taking = None
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Of requests that were understood, only a client's hang-up should come here."""
-        if isinstance(exc, ConnectionError):
-            raise exc
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("request failed", path=request.path[:1000], exc_info=exc)
-            return self._refuse(request, MirrorError(_FAILED))
-        # What the parser says, without the client's bytes, which it shows on further lines.
-        reason = (message or "no HTTP").splitlines()[0].strip(" :")
-        return self._refuse(request, RequestInvalid(f"this is not a request: {reason}"))
 
 
 class Server:
@@ -137,12 +41,13 @@ class Server:
         self._metrics = metrics
         self._status = status
         self._registry = registry
-        self._log = structlog.get_logger().bind()
+        self._journal = Journal(metrics)
         # Without an Application: its router costs every answer a tenth of its time, and all paths
         # but three are the registry's.
         self._connections = web.Server(self._handle, handler_cancellation=True)
         self._listener: asyncio.Server | None = None
         self._places = Places(connections_allowed(), metrics)
+        self._repeats = Repeats()
         self._running: set[asyncio.Task[object]] = set()
 
     async def open(self, host: str, port: int) -> int:
@@ -163,6 +68,7 @@ class Server:
     async def aclose(self, grace_seconds: float) -> None:
         """Lets running answers end within the grace, and tells whoever else asks that it ends."""
         self._status.is_draining = True
+        self._repeats.clear()
         running = set(self._running)
         if running:
             _, late = await asyncio.wait(running, timeout=grace_seconds)
@@ -173,8 +79,27 @@ class Server:
         self._connections.pre_shutdown()
         await self._connections.shutdown(CLOSING_SECONDS)
 
-    def _connection(self) -> _Connection:
-        return _Connection(self._connections, self._refuse, self._places)
+    def repeat(self, head: bytes, client: str) -> bytes | None:
+        """The answer to a request that came before, recorded like any other."""
+        if (repeat := self._repeats.find(head)) is None:
+            return None
+        facts = repeat.facts()
+        facts.first_byte(self._metrics)
+        self._journal.record(facts, repeat.method, client)
+        return repeat.written()
+
+    def refuse(self, request: web.BaseRequest, error: MirrorError) -> web.Response:
+        """The answer to what is no request; the connection ends with it."""
+        facts = request[FACTS] = Facts()
+        facts.error = error.message
+        response = error_reply(error, facts.address)
+        response.force_close()
+        facts.status = response.status
+        self._record(request, facts)
+        return response
+
+    def _connection(self) -> Connection:
+        return Connection(self._connections, self, self._places)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
@@ -201,6 +126,8 @@ class Server:
         try:
             response = await _answer(request, facts, handler)
             facts.status = response.status
+            if isinstance(response, web.Response):
+                self._remember(request, response)
             body = response.body if isinstance(response, web.Response) else None
             if not isinstance(body, bytes) or request.method == "HEAD":
                 return response
@@ -209,44 +136,16 @@ class Server:
             facts.sent_bytes += len(body)
             return response
         finally:
-            self._observe(request, facts)
+            self._record(request, facts)
 
-    def _refuse(self, request: web.BaseRequest, error: MirrorError) -> web.Response:
-        facts = request[FACTS] = Facts()
-        facts.error = error.message
-        response = error_reply(error, facts.address)
-        response.force_close()
-        facts.status = response.status
-        self._observe(request, facts)
-        return response
+    def _remember(self, request: web.BaseRequest, response: web.Response) -> None:
+        connection = request.protocol
+        head = connection.head if isinstance(connection, Connection) else None
+        if head is not None and not self._status.is_draining:
+            self._repeats.keep(head, request, response)
 
-    def _observe(self, request: web.BaseRequest, facts: Facts) -> None:
-        address = facts.address
-        kind = address.kind.value
-        method = request.method
-        status = facts.status or CLIENT_CLOSED_REQUEST
-        if facts.probe is not None:
-            seconds = round(time.monotonic() - facts.started_at, 4)
-            self._log.debug("probe", path=facts.probe, status=status, seconds=seconds)
-            return
-        self._metrics.answered(facts.upstream, kind, method, status, facts.cache, facts.sent_bytes)
-        fields: dict[str, object] = {
-            "method": method[:16],
-            "kind": kind,
-            "upstream": facts.upstream,
-            "repository": address.repository.name if address.repository else "",
-            "reference": str(address.reference or ""),
-            "status": status,
-            "bytes": facts.sent_bytes,
-            "seconds": round(time.monotonic() - facts.started_at, 4),
-            "cache": facts.cache.value,
-            "client": request.remote or "",
-        }
-        if facts.cut_short:
-            fields["cut_short"] = True
-        if facts.error is not None:
-            fields["error"] = facts.error
-        self._log.info("request", **fields)
+    def _record(self, request: web.BaseRequest, facts: Facts) -> None:
+        self._journal.record(facts, request.method, request.remote or "")
 
 
 async def _answer(request: web.BaseRequest, facts: Facts, handler: Handler) -> web.StreamResponse:
@@ -262,7 +161,7 @@ async def _answer(request: web.BaseRequest, facts: Facts, handler: Handler) -> w
     except Exception:
         _log.exception("request failed", path=request.path[:1000])
         facts.error = "internal error"
-        return error_reply(MirrorError(_FAILED), facts.address)
+        return error_reply(MirrorError(FAILED), facts.address)
 
 
 async def _send_in_slices(

@@ -1,0 +1,103 @@
+"""Answers given again to requests that come again byte for byte, as nodes of one kind send them.
+
+Reading a request and writing its answer's headers costs ten times what it takes to look the whole
+request up. Only what was understood once, has no body and leaves its connection open is looked up.
+"""
+
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.helpers import rfc822_formatted_time
+from cachetools import LRUCache
+
+from mirror.web.request import FACTS, Facts
+
+# Then the request goes its whole way again, past the store's and the index's word.
+REPEAT_SECONDS = 5.0
+REPEATS_BYTES = 32 * 1024 * 1024
+MAX_REQUEST_BYTES = 4096
+# Keys, headers and objects beside an answer's body.
+_OVERHEAD_BYTES = 2048
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """An answer as it was given, but for its date."""
+
+    method: str
+    given: Facts
+    head: bytes
+    body: bytes
+    until: float
+
+    def facts(self) -> Facts:
+        """Of one more time."""
+        return Facts(
+            address=self.given.address,
+            cache=self.given.cache,
+            status=self.given.status,
+            sent_bytes=len(self.body),
+            is_pull_saved=self.given.is_pull_saved,
+        )
+
+    def written(self) -> bytes:
+        date = rfc822_formatted_time().encode()
+        return b"".join((self.head, b"Date: ", date, _END_OF_HEAD, self.body))
+
+
+class Repeats:
+    """Bounded in bytes; `until` counts on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._known: LRUCache[bytes, Repeat] = LRUCache(
+            REPEATS_BYTES, getsizeof=lambda repeat: len(repeat.body) + _OVERHEAD_BYTES
+        )
+
+    def find(self, request: bytes) -> Repeat | None:
+        """By all that the client sent."""
+        repeat = self._known.get(request)
+        return repeat if repeat is not None and time.monotonic() < repeat.until else None
+
+    def keep(self, request: bytes, parsed: web.BaseRequest, response: web.Response) -> None:
+        """Where its facts allow it."""
+        facts = parsed[FACTS]
+        if facts.repeat_until is None or not _can_come_again(parsed) or response.status != 200:
+            return
+        body = response.body if isinstance(response.body, bytes) else b""
+        until = min(facts.repeat_until, time.monotonic() + REPEAT_SECONDS)
+        if len(body) + _OVERHEAD_BYTES <= REPEATS_BYTES:
+            head = _head_of(response, len(body))
+            sent = b"" if parsed.method == hdrs.METH_HEAD else body
+            self._known[request] = Repeat(parsed.method, facts, head, sent, until)
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+def is_one_head(data: bytes) -> bool:
+    """Whether this is one request's head and nothing else, as far as can be seen from outside."""
+    if len(data) > MAX_REQUEST_BYTES or not data.startswith((b"GET ", b"HEAD ")):
+        return False
+    return data.find(_END_OF_HEAD) == len(data) - len(_END_OF_HEAD)
+
+
+def _can_come_again(request: web.BaseRequest) -> bool:
+    """Secrets are not kept, though nobody asked for them."""
+    return (
+        request.version == HttpVersion11
+        and request.keep_alive
+        and not request.body_exists
+        and hdrs.AUTHORIZATION not in request.headers
+    )
+
+
+def _head_of(response: web.Response, body_bytes: int) -> bytes:
+    headers = dict(response.headers.items())
+    headers.setdefault(hdrs.CONTENT_LENGTH, str(body_bytes))
+    status = HTTPStatus(response.status)
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, ""]).encode()
