@@ -24,6 +24,8 @@ DOCKER_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+json"
 DOCKER_SCHEMA1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 OCI_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
 INDEXES = frozenset({DOCKER_LIST, OCI_INDEX})
+# Of a blob nobody knows more, before a manifest says it.
+BLOB_TYPE = "application/octet-stream"
 
 # Quay converts what the Accept header leaves out, so an upstream is always told of everything.
 ACCEPT_EVERYTHING = ", ".join(

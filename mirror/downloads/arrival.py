@@ -95,15 +95,16 @@ class Arrival:
             await self.pulse.wait()
         return self.size_bytes
 
-    async def readable(self, start: int, end: int | None, *, held: bool) -> int:
+    async def readable(self, start: int, end: int | None, *, completes: bool) -> int:
         """Waits for the byte at `start`; returns up to where, at most `end`, may be read now.
 
-        `held`: the end of the blob waits for its digest. `end` None: to the end of the blob, and
-        `start` is returned once there is no more. Raises MirrorError.
+        `completes`: whoever gets these bytes may have a whole blob with them, so that its end waits
+        for its digest. `end` None: to the end of the blob, and `start` is returned once there is no
+        more. Raises MirrorError.
         """
         while True:
             reach = self.present.reach(start)
-            if held and not self.verified:
+            if completes and not self.verified:
                 reach = min(reach, self._held_limit())
             if end is not None:
                 reach = min(reach, end)

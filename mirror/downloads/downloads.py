@@ -17,7 +17,7 @@ from mirror.errors import (
     TooBusy,
     WrongBytes,
 )
-from mirror.manifest import Descriptor
+from mirror.manifest import BLOB_TYPE, Descriptor
 from mirror.metrics import Metrics
 from mirror.names import Digest, Repository
 from mirror.store.filesystem import BlobStore
@@ -31,7 +31,6 @@ _RETRY_SECONDS = 5
 # one download does not stall all. Commits wait for the disk by their nature and have their own.
 _THREADS = 4
 _COMMIT_THREADS = 2
-_BLOB_TYPE = "application/octet-stream"
 
 _log = structlog.get_logger()
 
@@ -114,7 +113,7 @@ class Downloads:
     async def _bring(self, arrival: Arrival) -> None:
         """The life of one arrival. Its name is free again before anybody hears of a failure."""
         self._metrics.downloads_active.inc()
-        error: MirrorError = ShuttingDown("this mirror is shutting down")
+        error: MirrorError | None = None
         try:
             client = self._clients[arrival.source.upstream]
             room_bytes = await in_thread(self._threads, self._store.room_bytes)
@@ -134,7 +133,7 @@ class Downloads:
             error = MirrorError("this mirror failed while it downloaded; its log says more")
             _log.exception("download failed", digest=str(arrival.digest))
         finally:
-            await self._end(arrival, error)
+            await self._end(arrival, error or ShuttingDown("this mirror is shutting down"))
 
     async def _end(self, arrival: Arrival, error: MirrorError) -> None:
         """Staging is closed before the name is free: the next arrival of this digest goes on there,
@@ -144,6 +143,8 @@ class Downloads:
         leave = arrival.staged.close if is_of_use else arrival.staged.discard
         try:
             await asyncio.shield(asyncio.wrap_future(self._threads.submit(leave)))
+        except OSError as failed:
+            _log.error("staging is not left", digest=str(arrival.digest), error=str(failed))
         finally:
             del self._arrivals[arrival.digest]
             if not arrival.verified:
@@ -160,5 +161,5 @@ class Downloads:
 
     async def _keep(self, arrival: Arrival, size_bytes: int) -> None:
         self.landed += 1
-        descriptor = Descriptor(arrival.digest, _BLOB_TYPE, size_bytes)
+        descriptor = Descriptor(arrival.digest, BLOB_TYPE, size_bytes)
         await self._stored(arrival.source, descriptor)

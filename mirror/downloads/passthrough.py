@@ -27,14 +27,14 @@ class PassThrough:
         self.size_bytes = await self._client.head_blob(self._repository.name, self._digest)
 
     async def chunks(
-        self, start: int, end: int | None, *, held: bool
+        self, start: int, end: int | None, *, completes: bool
     ) -> AsyncGenerator[bytes | memoryview, None]:
         """[start, end), or to the blob's end. Each chunk is good until the next is asked for.
 
-        `held`: the blob is fetched and hashed from its start, and its end waits for that. Raises
-        UpstreamError.
+        `completes`: the blob is fetched and hashed from its start, and its end waits for that.
+        Raises UpstreamError.
         """
-        pieces = self._hashed(start, end) if held else self._fetched(start, end)
+        pieces = self._hashed(start, end) if completes else self._fetched(start, end)
         async with aclosing(pieces):
             async for piece in pieces:
                 yield piece

@@ -23,7 +23,7 @@ class BlobReader(Protocol):
     async def wait_size(self) -> int:
         """The size, waited for if need be. Raises MirrorError."""
 
-    async def readable(self, start: int, end: int | None, *, held: bool) -> int:
+    async def readable(self, start: int, end: int | None, *, completes: bool) -> int:
         """See `Arrival.readable`."""
 
     def doubt(self) -> None:
@@ -46,7 +46,7 @@ class StoredReader:
     async def wait_size(self) -> int:
         return self._size_bytes
 
-    async def readable(self, start: int, end: int | None, *, held: bool) -> int:
+    async def readable(self, start: int, end: int | None, *, completes: bool) -> int:
         return self._size_bytes if end is None else end
 
     def doubt(self) -> None:
@@ -85,8 +85,8 @@ class ArrivalReader:
     async def wait_size(self) -> int:
         return await self._arrival.wait_size()
 
-    async def readable(self, start: int, end: int | None, *, held: bool) -> int:
-        return await self._arrival.readable(start, end, held=held)
+    async def readable(self, start: int, end: int | None, *, completes: bool) -> int:
+        return await self._arrival.readable(start, end, completes=completes)
 
     def doubt(self) -> None:
         """What is on its way in is looked at anyway before it is kept."""

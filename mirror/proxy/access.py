@@ -11,7 +11,7 @@ from typing import TypeVar
 from cachetools import LRUCache
 
 from mirror.errors import UpstreamFailing
-from mirror.manifest import Descriptor, is_manifest_type
+from mirror.manifest import BLOB_TYPE, Descriptor, is_manifest_type
 from mirror.names import Digest, Repository
 from mirror.proxy.patience import within_patience
 from mirror.proxy.spared import if_told, spared
@@ -23,7 +23,6 @@ from mirror.upstream.client import UpstreamClient
 HOT_LINKS = 100_000
 
 V = TypeVar("V")
-_BLOB_TYPE = "application/octet-stream"
 
 
 class Access:
@@ -82,7 +81,7 @@ class Access:
             if known is not None and known.proven:
                 return known  # an earlier flight has just landed
             size_bytes = await self._clients[repository.upstream].head_blob(repository.name, digest)
-            return await self.grant(repository, Descriptor(digest, _BLOB_TYPE, size_bytes))
+            return await self.grant(repository, Descriptor(digest, BLOB_TYPE, size_bytes))
 
         flight, _ = self._blobs.start((repository, digest), ask)
         return await self._proof(flight, repository, digest)
@@ -145,7 +144,7 @@ def named_bytes(link: Link | None) -> int | None:
 
 def _is_by_manifest(descriptor: Descriptor) -> bool:
     """No other answer tells a blob's type."""
-    return descriptor.media_type not in ("", _BLOB_TYPE)
+    return descriptor.media_type not in ("", BLOB_TYPE)
 
 
 def _completed(held: Descriptor, known: Descriptor) -> Descriptor:

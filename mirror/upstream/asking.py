@@ -21,8 +21,8 @@ from mirror.metrics import Metrics
 from mirror.upstream.answers import error_of, login_error_of, most_telling
 from mirror.upstream.challenge import Challenge, parse_challenges
 from mirror.upstream.circuits import Circuit, RequestClass, Trial
-from mirror.upstream.definition import Account, Upstream
-from mirror.upstream.ratelimit import ANONYMOUS, RateLimits
+from mirror.upstream.definition import ANONYMOUS, Account, Upstream, name_of
+from mirror.upstream.ratelimit import RateLimits
 from mirror.upstream.refusals import LoginRefused
 from mirror.upstream.tokens import Logins
 from mirror.upstream.transport import Pool, Transport
@@ -144,7 +144,7 @@ class Asker:
     async def _is_left_out(
         self, endpoint: URL, account: Account | None, question: Question
     ) -> bool:
-        name = _name_of(account)
+        name = name_of(account)
         if self.ratelimits.rests(endpoint, name, for_blob=question.is_for_blob):
             return True
         return account is not None and await self._logins.is_left_out(account)
@@ -187,7 +187,7 @@ class Asker:
         authorization: str | None,
     ) -> aiohttp.ClientResponse:
         """The answer, noted, where it is a good one. Raises UpstreamError."""
-        name, status = _name_of(account), response.status
+        name, status = name_of(account), response.status
         headers, for_blob = response.headers, question.is_for_blob
         self.ratelimits.note(endpoint, name, status, headers, for_blob=for_blob)
         if status in (200, 206):
@@ -278,10 +278,6 @@ class Asker:
 
         self._metrics.circuit(upstream, str(endpoint), word, is_open=False)
         return Circuit(show)
-
-
-def _name_of(account: Account | None) -> str:
-    return account.username if account else ANONYMOUS
 
 
 def _wants_login(

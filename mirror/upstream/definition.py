@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from yarl import URL
 
+# Whom an upstream counts requests without a login for: the address they come from.
+ANONYMOUS = "anonymous"
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -13,6 +16,11 @@ class Account:
 
     username: str
     read_password: Callable[[], str] = field(repr=False)
+
+
+def name_of(account: Account | None) -> str:
+    """As it is told and counted; None is nobody."""
+    return account.username if account else ANONYMOUS
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,8 @@ from yarl import URL
 from mirror.allowance import Allowance, RememberedAllowance
 from mirror.errors import UpstreamRateLimited
 from mirror.metrics import Metrics
-from mirror.upstream.definition import Upstream
+from mirror.upstream.definition import ANONYMOUS, Upstream
 
-ANONYMOUS = "anonymous"
 # While less than this share of the limit is left, tags live so many times longer.
 TTL_STEPS = ((0.10, 12), (0.25, 4), (0.50, 2))
 # Below this share, what is left is kept for pulls that somebody waits for.

@@ -24,8 +24,7 @@ from mirror.errors import (
 from mirror.names import shown
 from mirror.singleflight import Flights
 from mirror.upstream.challenge import Challenge
-from mirror.upstream.definition import Account, Upstream
-from mirror.upstream.ratelimit import ANONYMOUS
+from mirror.upstream.definition import Account, Upstream, name_of
 from mirror.upstream.realms import is_allowed_realm
 from mirror.upstream.refusals import LoginRefused, Refusals
 from mirror.weburls import parse_url
@@ -119,7 +118,7 @@ class Logins:
                 raise self._refusals.refused(account.username, header)
             raise UpstreamDenied(
                 self._upstream.name,
-                f"refuses {_name_of(account)} for {remote_name}: check that credential",
+                f"refuses {name_of(account)} for {remote_name}: check that credential",
                 answered=401,
             )
         self._challenges[endpoint, remote_name] = challenge
@@ -211,7 +210,7 @@ class Logins:
             URL(parameters["realm"]),
             parameters.get("service", ""),
             parameters.get("scope") or f"repository:{remote_name}:pull",
-            _name_of(account),
+            name_of(account),
         )
 
     def _forget(self, key: _TokenKey, refused: str | None) -> None:
@@ -276,7 +275,3 @@ def _parse_token(body: bytes, now: float) -> _Token | None:
     # The bounds come first: NaN, which JSON in Python knows, is neither more nor less than them.
     expiry_seconds = min(MOST_EXPIRY_SECONDS, max(LEAST_EXPIRY_SECONDS, seconds))
     return _Token(value, now + expiry_seconds - REFRESH_MARGIN_SECONDS)
-
-
-def _name_of(account: Account | None) -> str:
-    return account.username if account else ANONYMOUS

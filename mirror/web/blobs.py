@@ -15,6 +15,7 @@ from mirror.byteranges import ByteRange, resolve
 from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.reader import BlobReader
 from mirror.errors import MirrorError, StorageFailed
+from mirror.manifest import BLOB_TYPE
 from mirror.metrics import Cache, Metrics
 from mirror.names import Digest
 from mirror.proxy.blobs import BlobReply
@@ -27,7 +28,6 @@ SLICE_BYTES = 8 * 1024 * 1024
 SLICE_SECONDS = 1800
 # Where sendfile cannot be used, this much is in memory for each client.
 COPY_BYTES = 256 * 1024
-_OCTETS = "application/octet-stream"
 
 
 async def send_blob(
@@ -44,7 +44,7 @@ async def send_blob(
         **headers,
         **content_headers(digest),
         "Accept-Ranges": "bytes",
-        "Content-Type": _OCTETS,
+        "Content-Type": BLOB_TYPE,
     }
     wanted = _range_header(request, digest)
     size_bytes = await _size_for(request, reply.content, wanted)
@@ -101,11 +101,13 @@ class _Sender:
         else:
             response.content_length = end - start
         if end == start and not isinstance(self._content, PassThrough):
-            await self._content.readable(start, None, held=True)  # nothing could be held back of it
+            await self._content.readable(
+                start, None, completes=True
+            )  # nothing could be held back of it
         await self._prepare(response)
         async with _cut_short_on_error(self):
-            held = part is None or _completes(part)
-            await self._send(response, start, end, held=held)
+            completes = part is None or _completes(part)
+            await self._send(response, start, end, completes=completes)
         return response
 
     async def send_parts(
@@ -128,8 +130,8 @@ class _Sender:
                 if isinstance(self._content, bytes):
                     await self._write(response, self._content[part.start : part.end])
                 else:
-                    held = is_whole or _completes(part)
-                    await self._send(response, part.start, part.end, held=held)
+                    completes = is_whole or _completes(part)
+                    await self._send(response, part.start, part.end, completes=completes)
             await self._write(response, tail)
         return response
 
@@ -153,13 +155,13 @@ class _Sender:
         self._facts.sent_bytes += len(data)
 
     async def _send(
-        self, response: web.StreamResponse, start: int, end: int | None, *, held: bool
+        self, response: web.StreamResponse, start: int, end: int | None, *, completes: bool
     ) -> None:
         """[start, end) of what is not in memory; past the disk from where that fails."""
         sent_before = self._facts.sent_bytes
         if not isinstance(self._content, bytes | PassThrough):
             try:
-                await self._copy(self._content, response, start, end, held=held)
+                await self._copy(self._content, response, start, end, completes=completes)
                 return
             except StorageFailed:
                 self._content.doubt()
@@ -169,7 +171,7 @@ class _Sender:
                 if error.errno == errno.EIO:  # nobody tells how much of the slice went out
                     self._content.doubt()
                 raise
-        async with aclosing(self._direct.chunks(start, end, held=held)) as chunks:
+        async with aclosing(self._direct.chunks(start, end, completes=completes)) as chunks:
             async for chunk in chunks:
                 if chunk:  # a copy, since a slow client's transport keeps what it was given
                     await self._write(response, bytes(chunk))
@@ -181,13 +183,13 @@ class _Sender:
         start: int,
         end: int | None,
         *,
-        held: bool,
+        completes: bool,
     ) -> None:
         """Raises StorageFailed where the file does not give what it should; what was sent before is
         counted.
         """
         while end is None or start < end:
-            reach = await reader.readable(start, end, held=held)
+            reach = await reader.readable(start, end, completes=completes)
             if reach == start:
                 break
             while start < reach:
@@ -246,6 +248,6 @@ def _completes(part: ByteRange) -> bool:
 
 def _part_head(boundary: str, part: ByteRange, size_bytes: int) -> bytes:
     return (
-        f"\r\n--{boundary}\r\nContent-Type: {_OCTETS}\r\n"
+        f"\r\n--{boundary}\r\nContent-Type: {BLOB_TYPE}\r\n"
         f"Content-Range: {part.content_range(size_bytes)}\r\n\r\n"
     ).encode()

@@ -12,7 +12,7 @@ from cachetools import LRUCache
 from mirror.addressing import Address, Directory, Kind
 from mirror.downloads.passthrough import PassThrough
 from mirror.errors import NameInvalid, Unsupported, UpstreamUnreachable
-from mirror.manifest import OCI_INDEX
+from mirror.manifest import BLOB_TYPE, OCI_INDEX
 from mirror.metrics import Cache, Metrics
 from mirror.names import Digest, Reference, Repository
 from mirror.proxy.listings import FILTERS_APPLIED, Listing
@@ -200,7 +200,7 @@ def _blob_head(
     headers |= {
         **content_headers(digest),
         "Accept-Ranges": "bytes",
-        "Content-Type": "application/octet-stream",
+        "Content-Type": BLOB_TYPE,
     }
     if is_unchanged(request, digest):
         return web.Response(status=304, headers=headers)

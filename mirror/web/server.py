@@ -21,7 +21,7 @@ from mirror.web.request import FACTS, Facts
 from mirror.web.status import Status
 
 # Of a larger body only so much waits in the connection of a client that reads slowly.
-SLICE_BYTES = 256 * 1024
+WRITE_BYTES = 256 * 1024
 # For answers that are only being written, after the grace for the others is over.
 CLOSING_SECONDS = 1
 
@@ -131,7 +131,7 @@ class Server:
             body = response.body if isinstance(response, web.Response) else None
             if not isinstance(body, bytes) or request.method == "HEAD":
                 return response
-            if len(body) > SLICE_BYTES:
+            if len(body) > WRITE_BYTES:
                 return await _send_in_slices(request, response, body, facts)
             facts.sent_bytes += len(body)
             return response
@@ -172,8 +172,8 @@ async def _send_in_slices(
     sliced.content_length = len(body)
     await sliced.prepare(request)
     view = memoryview(body)
-    for start in range(0, len(body), SLICE_BYTES):
-        piece = view[start : start + SLICE_BYTES]
+    for start in range(0, len(body), WRITE_BYTES):
+        piece = view[start : start + WRITE_BYTES]
         await sliced.write(piece)
         facts.sent_bytes += len(piece)
     return sliced
