@@ -101,9 +101,8 @@ class _Sender:
         else:
             response.content_length = end - start
         if end == start and not isinstance(self._content, PassThrough):
-            await self._content.readable(
-                start, None, completes=True
-            )  # nothing could be held back of it
+            # Nothing could be held back of it.
+            await self._content.readable(start, None, completes=True)
         await self._prepare(response)
         async with _cut_short_on_error(self):
             completes = part is None or _completes(part)
@@ -240,8 +239,9 @@ class _cut_short_on_error:
 
 
 def _completes(part: ByteRange) -> bool:
-    """Whoever reads to the end from anywhere could complete a wrong blob with it. A closed range,
-    as lazy pullers ask for, does not wait: they check what they read.
+    """Whoever reads to the end from anywhere could complete a wrong blob with it, and whoever reads
+    from the start might have asked for all. Another closed range, as lazy pullers ask for, does not
+    wait: they check what they read.
     """
     return part.open_ended or part.start == 0
 
