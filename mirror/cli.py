@@ -73,8 +73,13 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def main() -> None:
-    app()
+@app.callback()
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        version()
+        raise typer.Exit
 
 
 def _allow_descriptors() -> None:
@@ -94,7 +99,8 @@ async def _serve(settings: Settings) -> None:
     async with running(settings) as port:
         log.info("serving", host=settings.listen[0] or "*", port=port, version=__version__)
         await stop.wait()
-        log.info("stopping", grace_seconds=settings.shutdown_grace)
+        log.info("stopping", grace_seconds=float(settings.shutdown_grace))
+    log.info("stopped")
 
 
 def _stop(stop: asyncio.Event) -> None:

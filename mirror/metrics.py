@@ -8,13 +8,25 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache, partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
+from mirror import __version__
 from mirror.pulls import RepositoryPulls
 
 NO_UPSTREAM = "-"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FIRST_BYTE_BUCKETS_SECONDS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+# A series beside each counter, which tells when that was first used.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Cache(StrEnum):
@@ -42,6 +54,7 @@ class Metrics:
         for_each = ["upstream", "kind"]
         for_account = ["upstream", "account"]
 
+        gauge("mirror_build_info", "Always 1", ["version"]).labels(__version__).set(1)
         self._requests = counter(
             "mirror_requests", "Answers to clients", [*for_each, "method", "status", "cache"]
         )

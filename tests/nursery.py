@@ -139,7 +139,7 @@ def tend() -> None:
     for line in sys.stdin:
         command, *arguments = line.rstrip("\n").split("\t")
         if command == "start":
-            number = os.fork() or _serve(mirror.cli.main, *arguments)
+            number = os.fork() or _serve(mirror.cli.app, *arguments)
         else:
             number = os.waitstatus_to_exitcode(os.waitpid(int(arguments[0]), 0)[1])
         sys.stdout.write(f"{number}\n")

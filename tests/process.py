@@ -46,18 +46,6 @@ class Process:
 
         await eventually(is_draining)
 
-    async def until_closed(self) -> None:
-        """Until it takes no connections any more."""
-
-        async def is_closed() -> bool:
-            try:
-                await self.get("/readyz")
-            except ConnectionRefusedError:
-                return True
-            return False
-
-        await eventually(is_closed)
-
     async def exit_code(self, seconds: float = 15) -> int:
         """Once it has ended by itself; whether anybody has read its stderr plays no part."""
         async with asyncio.timeout(seconds):

@@ -316,6 +316,18 @@ async def test_another_password_is_tried_at_once(guarded: FakeRegistry, tmp_path
     assert not [line for line in lines if "new" in str(line.get("password", ""))]
 
 
+async def test_what_is_public_needs_no_password_file(guarded: FakeRegistry, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.touch()
+    login = {"username": "alice", "password_file": str(file)}
+    async with hub(guarded, tmp_path, credentials=[login]) as house:
+        file.unlink()
+        assert (await house.get(TAG)).status == 200
+        answer = await house.get(path_of("org/private"))
+        assert answer.status == 502
+        assert "password file of alice cannot be read" in message_of(answer)
+
+
 async def test_a_basic_login_that_the_registry_refuses_is_not_sent_again(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:

@@ -113,7 +113,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file_then_of_the_envi
     [
         ("listen: 5000", "listen", AN_ADDRESS),
         ("listen: localhost", "listen", AN_ADDRESS),
-        ("listen: '127.0.0.1:70000'", "listen", AN_ADDRESS),
+        ("listen: '127.0.0.1:70000'", "listen", "a port is a number up to 65535"),
         ("listen: '::1:5000'", "listen", AN_ADDRESS),
         ("storage: /data", "storage", A_MAPPING),
         ("storage:", "storage", A_MAPPING),

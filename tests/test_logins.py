@@ -422,12 +422,22 @@ async def test_a_rotated_password_file_takes_effect(
         rotate("second")
         assert (await house.get(TAG)).status == 200
         file.unlink()
-        private.auth = BearerAuth(users={"alice": "third"})
-        private.forget()
-        answer = await house.get(f"/v2/hub.test/{APP}/manifests/other")
+        if scheme == "Bearer":
+            private.auth = BearerAuth(users={"alice": "second"})  # which forgets its tokens
+        assert (await house.get(TAG)).status == 200, "a secret that is away for a moment"
+
+
+async def test_a_password_file_that_was_never_read(private: FakeRegistry, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.touch()
+    async with asking(
+        private, tmp_path, {"username": "alice", "password_file": str(file)}
+    ) as house:
+        file.unlink()
+        answer = await house.get(TAG)
         assert answer.status == 502
-        assert b"password file of alice" in answer.body
-    assert tokens_asked(private) == 0
+        assert b"password file of alice cannot be read: check that it is there" in answer.body
+    assert tokens_asked(private) <= 1, "nobody's"
 
 
 # --- How long a token holds -----------------------------------------------------------------------

@@ -74,21 +74,26 @@ async def test_a_signal_lets_a_running_transfer_end_and_tells_others_that_it_end
     assert events.count("stopping") == 1
 
 
-async def test_a_signal_lets_a_download_end_that_nobody_follows(
+async def test_a_download_that_nobody_follows_goes_on_after_the_next_start(
     tmp_path: Path, registry: FakeRegistry
 ) -> None:
-    gate = Gate(100_000)
-    registry.fail(gate, kind="blob", method="GET")
+    registry.fail(Stall(200_000), kind="blob", method="GET")
     path = add_layer(registry, DATA)
-    async with serving(tmp_path, {UPSTREAM: registry}) as mirror:
+    async with serving(tmp_path, {UPSTREAM: registry}, shutdown_grace="1h") as mirror:
         async with raw_open(mirror.url + path) as stream:
-            await stream.read(1000)
+            got = 0
+            while got < 150_000:
+                got += len(await stream.read())
         mirror.send(SIGTERM)
-        await mirror.until_closed()
-        gate.open()
         assert await mirror.exit_code() == 0
-    (stored,) = (mirror.storage / "blobs").glob("*/*/*")
-    assert stored.read_bytes() == DATA
+        (staged,) = (mirror.storage / "staging").rglob("data")
+        assert staged.stat().st_size >= 150_000
+    registry.heal()
+    registry.forget()
+    async with serving(tmp_path, {UPSTREAM: registry}) as mirror:
+        assert (await mirror.get(path)).body == DATA
+    (again,) = [seen for seen in registry.requests if seen.kind == "blob"]
+    assert int(again.headers["Range"].removeprefix("bytes=").rstrip("-")) >= 149_999
 
 
 async def test_a_stalled_transfer_holds_the_end_up_for_one_grace_only(

@@ -55,7 +55,7 @@ def test_what_is_no_duration(value: object) -> None:
     [
         ("127.0.0.1:5000", ("127.0.0.1", 5000)),
         (":5000", ("", 5000)),
-        ("[::]:5000", ("::", 5000)),
+        ("[::]:5000", ("", 5000)),
         ("[fe80::1]:1", ("fe80::1", 1)),
         ("localhost:0", ("localhost", 0)),
         ("mirror.corp:65535", ("mirror.corp", 65535)),
@@ -69,7 +69,9 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
     "value", [*NO_ADDRESSES, "a:٣", "http://a:1", 5000, None, ["a:1"]], ids=ascii
 )
 def test_what_is_no_address(value: object) -> None:
-    with pytest.raises(ValueError, match="an address to listen on is host:port"):
+    with pytest.raises(
+        ValueError, match=r"address to listen on is host:port|port is a number up to"
+    ):
         parse_listen(value)
 
 

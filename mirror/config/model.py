@@ -83,6 +83,12 @@ def _username(value: str) -> str:
     return value
 
 
+def _password(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value():
+        raise ValueError("a password must not be empty")
+    return value
+
+
 def _endpoint(value: str) -> str:
     if "@" in value:
         raise ValueError("a login does not belong in an endpoint; put it under `credentials`")
@@ -125,7 +131,7 @@ class Credential(_Model):
     """A login. The file is read anew for each login, so that a rotated secret takes effect."""
 
     username: Annotated[str, AfterValidator(_username)]
-    password: SecretStr | None = None
+    password: Annotated[SecretStr, AfterValidator(_password)] | None = None
     password_file: ReadableFile | None = None
 
     def read_password(self) -> str:

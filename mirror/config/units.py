@@ -10,6 +10,7 @@ _DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(B|KiB|MiB|GiB|TiB)", re.ASCII)
+MAX_PORT = 65_535
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]\s]*)):(\d{1,5})", re.ASCII)
 
 
@@ -22,11 +23,16 @@ def parse_duration_seconds(value: object) -> float:
 
 
 def parse_listen(value: object) -> tuple[str, int]:
-    """`127.0.0.1:5000`, `[::]:5000`, `:5000` (all addresses). Raises ValueError."""
+    """`127.0.0.1:5000`; `:5000` and `[::]:5000` are all addresses, for which the host is "". Raises
+    ValueError.
+    """
     match = _LISTEN.fullmatch(value) if isinstance(value, str) else None
-    if match is None or int(match[3]) > 65535:
+    if match is None:
         raise ValueError("an address to listen on is host:port, like 127.0.0.1:5000 or [::]:5000")
-    return match[1] or match[2] or "", int(match[3])
+    if int(match[3]) > MAX_PORT:
+        raise ValueError(f"a port is a number up to {MAX_PORT}")
+    host = match[1] or match[2] or ""
+    return "" if host == "::" else host, int(match[3])
 
 
 def parse_size_bytes(value: object) -> int:

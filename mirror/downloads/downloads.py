@@ -55,7 +55,7 @@ class Downloads:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="arrivals")
         self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
         self._arrivals: dict[Digest, Arrival] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Arrival] = {}
         self.landed = 0
 
     def find(self, digest: Digest) -> Arrival | None:
@@ -86,7 +86,12 @@ class Downloads:
                     raise
 
     async def aclose(self, grace_seconds: float) -> None:
-        """Lets running arrivals end, then cancels what is left."""
+        """Lets be stored what is whole. Nobody is left who follows the others: they are cancelled,
+        and go on from staging when they are asked for again.
+        """
+        for task, arrival in self._tasks.items():
+            if not arrival.verified:
+                task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
         for task in self._tasks:
@@ -106,8 +111,8 @@ class Downloads:
         task = asyncio.get_running_loop().create_task(
             self._bring(arrival), name=f"arrival {digest}"
         )
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = arrival
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
         return arrival
 
     async def _bring(self, arrival: Arrival) -> None:

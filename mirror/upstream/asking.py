@@ -24,7 +24,7 @@ from mirror.upstream.circuits import Circuit, RequestClass, Trial
 from mirror.upstream.definition import ANONYMOUS, Account, Upstream, name_of
 from mirror.upstream.ratelimit import RateLimits
 from mirror.upstream.refusals import LoginRefused
-from mirror.upstream.tokens import Logins
+from mirror.upstream.tokens import Logins, PasswordUnreadable
 from mirror.upstream.transport import Pool, Transport
 
 TOKEN_LIMIT_BYTES = 64 * 1024
@@ -124,7 +124,7 @@ class Asker:
                     return await self._ask_as(account, endpoint, question, trial)
                 except UpstreamRateLimited as error:
                     setback = error
-                except LoginRefused as error:
+                except (LoginRefused, PasswordUnreadable) as error:
                     setback = setback or error
                 except (UpstreamDenied, UpstreamNotFound) as error:
                     if account is not None or not self._upstream.accounts:
@@ -218,7 +218,7 @@ class Asker:
         limited = self.ratelimits.refusal(endpoint, names, said, for_blob=question.is_for_blob)
         if limited is not None:
             return limited
-        if isinstance(setback, UpstreamRateLimited):
+        if isinstance(setback, UpstreamRateLimited | PasswordUnreadable):
             return setback
         if (refused := self._logins.refusal() or setback) is not None:
             told = f"{self._said(refused)}. Without it, the upstream {self._said(error)}"

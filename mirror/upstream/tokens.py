@@ -40,6 +40,10 @@ MAX_REMEMBERED = 4096
 AskRealm = Callable[[URL, URL, str | None, str], Awaitable[bytes]]
 
 
+class PasswordUnreadable(UpstreamBroken):
+    """This mirror's own fault: a remembered answer may stand in, or another account be asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Token:
     value: str = field(repr=False)
@@ -67,6 +71,7 @@ class Logins:
         self._ask_realm = ask_realm
         self._clock = clock
         self._refusals = Refusals(upstream.name, clock)
+        self._passwords: dict[str, str] = {}
         self._challenges: LRUCache[tuple[URL, str], Challenge] = LRUCache(MAX_REMEMBERED)
         self._tokens: LRUCache[_TokenKey, _Token] = LRUCache(MAX_REMEMBERED)
         self._flights: Flights[_TokenKey, _Token] = Flights()
@@ -130,7 +135,7 @@ class Logins:
             return False
         try:
             login = await self._basic(account)
-        except UpstreamBroken:
+        except PasswordUnreadable:
             return True
         return self._refusals.is_left_out(account.username, login)
 
@@ -248,13 +253,20 @@ class Logins:
         return body
 
     async def _basic(self, account: Account) -> str:
-        """Raises UpstreamBroken: a remembered answer may stand in until the file is back."""
+        """With the last password that could be read: a file may be away for a moment while its
+        secret is rotated. Raises PasswordUnreadable.
+        """
+        name = account.username
         try:
-            password = await asyncio.to_thread(account.read_password)
+            self._passwords[name] = await asyncio.to_thread(account.read_password)
         except (OSError, ValueError):
-            raise UpstreamBroken(
-                self._upstream.name, f"the password file of {account.username} cannot be read"
-            ) from None
+            if name not in self._passwords:
+                raise PasswordUnreadable(
+                    self._upstream.name,
+                    f"the password file of {name} cannot be read: check that it is there, and that "
+                    "this mirror may read it",
+                ) from None
+        password = self._passwords[name]
         pair = f"{account.username}:{password}"
         return f"Basic {base64.b64encode(pair.encode()).decode()}"
 

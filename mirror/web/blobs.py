@@ -139,9 +139,18 @@ class _Sender:
         resumes.
         """
         self._facts.cut_short = True
-        self._facts.error = error.message if isinstance(error, MirrorError) else repr(error)
+        self._facts.error = self._told(error)
         if self._request.transport is not None:
             self._request.transport.close()
+
+    def _told(self, error: BaseException) -> str:
+        if isinstance(error, MirrorError):
+            return error.message
+        if not isinstance(error, asyncio.CancelledError):
+            return repr(error)
+        transport = self._request.transport
+        has_hung_up = transport is None or transport.is_closing()
+        return "the client has hung up" if has_hung_up else "this mirror is shutting down"
 
     async def _prepare(self, response: web.StreamResponse) -> None:
         self._facts.answers()
