@@ -4,8 +4,8 @@ import asyncio
 import gzip
 import json
 import resource
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -192,15 +192,24 @@ async def test_a_blob_that_nobody_takes_is_given_up(
     await until_given_up(tmp_path, registry, path)
 
 
+@asynccontextmanager
+async def one_of_them(
+    folder: Path, registry: FakeRegistry
+) -> AsyncIterator[tuple[asyncio.Transport, Wire]]:
+    """A mirror, and a connection to it, for 15 s at most."""
+    async with (
+        mirroring(folder, {UPSTREAM: registry}) as house,
+        connected(house.url, THEM) as (transport, wire),
+        asyncio.timeout(15),
+    ):
+        yield transport, wire
+
+
 async def test_a_second_request_has_to_be_finished_as_well(
     tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror.web.server, "KEEPALIVE_SECONDS", 0.3)
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-        asyncio.timeout(15),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         assert await greeted(wire) == 200
         transport.write(b"GET /v2/ HTTP/1.1\r\nX: ")
         while not wire.lost:
@@ -213,11 +222,7 @@ async def test_a_body_without_end_is_not_read_to_its_end(
     method: bytes, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror.web.server, "LINGERING_SECONDS", 0.3)
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-        asyncio.timeout(15),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         transport.write(method + b" /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         while not wire.lost:
             transport.write(b"1\r\nx\r\n")
@@ -231,10 +236,7 @@ async def test_bodies_are_never_decompressed(
 ) -> None:
     """What is no gzip would be an error, were it looked into."""
     head = f"PUT /v2/ HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}"
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         transport.write(head.encode() + b"\r\n\r\n" + body + HEAD % b"/v2/")
         assert (await answer_of(wire))[0].status == 405
         assert (await answer_of(wire))[0].status == 200
@@ -267,11 +269,7 @@ async def test_where_a_body_might_end_in_two_places_the_connection_ends(
     header: str, tmp_path: Path, registry: FakeRegistry
 ) -> None:
     """Another server in front would see another request than we do."""
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-        asyncio.timeout(15),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         transport.write(f"POST /v2/ HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
         transport.write(b"0\r\n\r\n" + HIDDEN)
         while await wire.more():
@@ -285,11 +283,7 @@ async def test_chunks_that_cannot_be_counted_end_the_connection(
     chunk: str, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror.web.server, "LINGERING_SECONDS", 0.5)
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-        asyncio.timeout(15),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         transport.write(b"POST /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         transport.write(f"{chunk}\r\nx\r\n0\r\n\r\n".encode() + HIDDEN)
         while await wire.more():
