@@ -154,6 +154,7 @@ class Soak:
 
     async def _sample(self) -> Sample:
         pid = self._mirror.pid
+        descriptors = self._descriptors()  # before there is a connection for the page
         page = (await self._mirror.get("/metrics")).body.decode().splitlines()
         gauges = {
             name: float(v)
@@ -162,7 +163,7 @@ class Soak:
         }
         return Sample(
             procfs.memory_bytes(pid),
-            self._descriptors(),
+            descriptors,
             procfs.threads(pid),
             gauges["mirror_downloads_active"],
             gauges["mirror_download_followers"],
