@@ -170,8 +170,7 @@ class Soak:
         )
 
     def _descriptors(self) -> int:
-        kept = (str(self._mirror.storage / "blobs"), str(self._mirror.storage / "index.db"))
-        return sum(not each.startswith(kept) for each in procfs.descriptors(self._mirror.pid))
+        return procfs.passing_descriptors(self._mirror.pid, self._mirror.storage)
 
     async def _until_descriptors_are_back(self, number: int) -> None:
         async def are_back() -> bool:
