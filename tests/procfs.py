@@ -24,6 +24,12 @@ def descriptors(pid: int) -> list[str]:
     return found
 
 
+def passing_descriptors(pid: int, storage: Path) -> int:
+    """Of a mirror; all but those that stay open on purpose: of stored blobs, and of the index."""
+    kept = (str(storage / "blobs"), str(storage / "index.db"))
+    return sum(not each.startswith(kept) for each in descriptors(pid))
+
+
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

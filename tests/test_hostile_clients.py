@@ -3,9 +3,10 @@
 import asyncio
 import gzip
 import json
+import os
 import resource
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from tests.fakes.wire import Wire
 from tests.house import mirroring
 from tests.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
 from tests.process import serving
+from tests.procfs import memory_bytes
 from tests.support.connections import answer_of, connect, connected
+from tests.support.limits import descriptors_allowed, most_descriptors
 
 MANIFEST = f"/v2/{UPSTREAM}/{APP}/manifests/latest"
 HEAD = b"GET %b HTTP/1.1\r\nHost: mirror\r\n\r\n"
@@ -74,17 +77,9 @@ async def test_beyond_the_room_there_is_nobody_comes_in_until_others_leave(
         await eventually(has_room)
 
 
-@contextmanager
-def descriptors(soft: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 @pytest.mark.parametrize(("soft", "allowed"), [(1024, 768), (4000, 3000)])
 def test_the_room_is_what_descriptors_are_left_for(soft: int, allowed: int) -> None:
-    with descriptors(soft):
+    with descriptors_allowed(soft):
         assert connections_allowed() == allowed
 
 
@@ -109,10 +104,10 @@ async def test_ten_thousand_idle_connections_shut_nobody_out(
     tmp_path: Path, registry: FakeRegistry
 ) -> None:
     """In a process of its own, since both ends of a connection need a descriptor."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    hard = most_descriptors()
     count = 10_000 if hard == resource.RLIM_INFINITY else min(10_000, hard * 7 // 10)
     registry.add_image(APP)
-    with descriptors(hard):
+    with descriptors_allowed(hard):
         async with serving(tmp_path, {UPSTREAM: registry}) as mirror, asyncio.timeout(40):
             idle = []
             for n in range(count):
@@ -137,25 +132,20 @@ def add_large_index(registry: FakeRegistry) -> bytes:
     return body
 
 
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
 async def test_answers_that_nobody_takes_take_little_memory(
     tmp_path: Path, registry: FakeRegistry
 ) -> None:
     body = add_large_index(registry)
     async with mirroring(tmp_path, {UPSTREAM: registry}) as house, AsyncExitStack() as them:
         assert (await house.get(MANIFEST)).body == body
-        before = resident_bytes()
+        before = memory_bytes(os.getpid())
         for _ in range(50):
             transport, _ = await them.enter_async_context(connected(house.url, THEM, 16_384))
             transport.write(HEAD % MANIFEST.encode() * 20)
         async with connected(house.url, OTHERS) as (transport, wire):
             transport.write(HEAD % MANIFEST.encode())
             assert (await answer_of(wire))[1] == body
-        assert resident_bytes() - before < 60_000_000
+        assert memory_bytes(os.getpid()) - before < 60_000_000
 
 
 async def until_given_up(folder: Path, registry: FakeRegistry, path: str) -> None:
@@ -192,15 +182,24 @@ async def test_a_blob_that_nobody_takes_is_given_up(
     await until_given_up(tmp_path, registry, path)
 
 
+@asynccontextmanager
+async def one_of_them(
+    folder: Path, registry: FakeRegistry
+) -> AsyncIterator[tuple[asyncio.Transport, Wire]]:
+    """A mirror, and a connection to it, for 15 s at most."""
+    async with (
+        mirroring(folder, {UPSTREAM: registry}) as house,
+        connected(house.url, THEM) as (transport, wire),
+        asyncio.timeout(15),
+    ):
+        yield transport, wire
+
+
 async def test_a_second_request_has_to_be_finished_as_well(
     tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror.web.connection, "KEEPALIVE_SECONDS", 0.3)
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-        asyncio.timeout(15),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         assert await greeted(wire) == 200
         transport.write(b"GET /v2/ HTTP/1.1\r\nX: ")
         while not wire.lost:
@@ -213,11 +212,7 @@ async def test_a_body_without_end_is_not_read_to_its_end(
     method: bytes, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror.web.connection, "LINGERING_SECONDS", 0.3)
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-        asyncio.timeout(15),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         transport.write(method + b" /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         while not wire.lost:
             transport.write(b"1\r\nx\r\n")
@@ -231,10 +226,7 @@ async def test_bodies_are_never_decompressed(
 ) -> None:
     """What is no gzip would be an error, were it looked into."""
     head = f"PUT /v2/ HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}"
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         transport.write(head.encode() + b"\r\n\r\n" + body + HEAD % b"/v2/")
         assert (await answer_of(wire))[0].status == 405
         assert (await answer_of(wire))[0].status == 200
@@ -267,11 +259,7 @@ async def test_where_a_body_might_end_in_two_places_the_connection_ends(
     header: str, tmp_path: Path, registry: FakeRegistry
 ) -> None:
     """Another server in front would see another request than we do."""
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-        asyncio.timeout(15),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         transport.write(f"POST /v2/ HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
         transport.write(b"0\r\n\r\n" + HIDDEN)
         while await wire.more():
@@ -285,11 +273,7 @@ async def test_chunks_that_cannot_be_counted_end_the_connection(
     chunk: str, tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror.web.connection, "LINGERING_SECONDS", 0.5)
-    async with (
-        mirroring(tmp_path, {UPSTREAM: registry}) as house,
-        connected(house.url, THEM) as (transport, wire),
-        asyncio.timeout(15),
-    ):
+    async with one_of_them(tmp_path, registry) as (transport, wire):
         transport.write(b"POST /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         transport.write(f"{chunk}\r\nx\r\n0\r\n\r\n".encode() + HIDDEN)
         while await wire.more():

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import resource
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.house import House, mirroring
 from tests.layers import APP, UPSTREAM
 from tests.support.connections import answer_of, connect, connected
+from tests.support.limits import descriptors_allowed, most_descriptors
 
 OK = "HTTP/1.1\r\nHost: mirror"
 DIGEST = "sha256:" + "0" * 64
@@ -232,16 +231,8 @@ async def test_who_does_not_finish_a_request_is_sent_away(
             await asyncio.sleep(0.01)
 
 
-@contextmanager
-def many_descriptors() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 async def test_thousands_of_idle_connections_delay_nobody(house: House) -> None:
-    with many_descriptors():
+    with descriptors_allowed(most_descriptors()):
         idle = [await connect(house.url) for _ in range(2000)]
         for transport, _ in idle[::2]:
             transport.write(b"GET /v2/ HTTP/1.1\r\nHost: ")

@@ -43,9 +43,7 @@ async def until_idle(mirror: Process) -> None:
 
 
 def descriptors(mirror: Process) -> int:
-    """All but those that stay open on purpose: of stored blobs, and of the index's connections."""
-    kept = (str(mirror.storage / "blobs"), str(mirror.storage / "index.db"))
-    return sum(not path.startswith(kept) for path in procfs.descriptors(mirror.process.pid))
+    return procfs.passing_descriptors(mirror.process.pid, mirror.storage)
 
 
 def leave(slow: list[Reader]) -> None:

@@ -15,6 +15,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
 from tests.layers import UPSTREAM, add_layer, some_bytes
 from tests.process import serving
+from tests.support.limits import descriptors_allowed, most_descriptors
 
 DATA = some_bytes(300_000)
 
@@ -38,13 +39,10 @@ async def test_it_starts_without_touching_an_upstream_though_some_are_down(
 async def test_it_takes_as_many_descriptors_as_it_may_have(
     tmp_path: Path, registry: FakeRegistry
 ) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    try:
+    hard = most_descriptors()
+    with descriptors_allowed(256):
         async with serving(tmp_path, {UPSTREAM: registry}) as mirror:
             allowed = resource.prlimit(mirror.process.pid, resource.RLIMIT_NOFILE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert allowed == (min(hard, WANTED_DESCRIPTORS), hard)
 
 

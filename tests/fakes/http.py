@@ -195,6 +195,8 @@ class _Exchange:
         """Sends RST, but only when the other side has got what was sent before."""
         sock: socket.socket = self._writer.get_extra_info("socket")
         for _ in range(200):
+            if sock.fileno() < 0:
+                raise HungUp
             unsent = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
             if not any(unsent):
                 break

@@ -218,6 +218,15 @@ async def test_faults_on_the_wire(
     assert (answer.body, answer.ended) == (DATA, "complete")
 
 
+async def test_a_client_may_leave_before_it_is_reset(registry: FakeRegistry) -> None:
+    registry.fail(Reset(len(DATA) - 1), kind="blob")
+    async with raw_open(blob_url(registry), receive_buffer_bytes=16 * 1024) as stream:
+        await registry.until(lambda: registry.requests[-1].bytes_sent == len(DATA) - 1)
+        stream.hang_up(reset=True)
+    await registry.until(lambda: registry.requests[-1].finished)
+    assert registry.requests[-1].hung_up
+
+
 async def test_faults_in_the_content(registry: FakeRegistry) -> None:
     registry.add_image(APP)
     registry.fail(WrongByte(5), IgnoreRange(), kind="blob", times=1)

@@ -8,6 +8,7 @@ from tests.fakes.client import RawResponse, raw_open
 from tests.fakes.images import Image, digest_of
 from tests.nursery import Succession
 from tests.soak.plan import Doing, Operation
+from tests.soak.revocations import Excuses
 from tests.soak.tally import NEVER, Tally
 from tests.soak.upstream import SoakRegistry
 
@@ -45,6 +46,7 @@ class Clients:
         self._mirror = mirror
         self._registry = registry
         self._tally = tally
+        self._excuses = Excuses(registry.revocations)
 
     async def do(self, operation: Operation) -> None:
         """One operation; what goes wrong with it is told to the tally."""
@@ -203,9 +205,17 @@ class Clients:
         self._tally.answered(kind, answer.status)
         if answer.ended not in ("complete", "open"):
             self._tally.broken_off += 1
-        is_about_size = answer.status == 416 and digest in self._registry.spoilt
-        if answer.status in NEVER and not is_about_size:
+        if answer.status == 416 and digest in self._registry.spoilt:
+            return
+        if answer.status == 403 and self._is_excused(path, answer.body):
+            self._tally.excused += 1
+        elif answer.status in NEVER:
             self._tally.fault(f"{path}: {answer.status} {answer.body[:200]!r}")
+
+    def _is_excused(self, path: str, body: bytes) -> bool:
+        upstream_path = path.replace(f"/v2/{UPSTREAM}/", "/v2/", 1)
+        paths = self._registry.paths_behind(upstream_path)
+        return self._excuses.excuse(path, paths, body)
 
     def _count(self, answer: RawResponse) -> None:
         self._tally.complete += 1
@@ -224,30 +234,31 @@ class Clients:
         """Status 0 where the mirror is away, or goes away before it answers."""
         answer, body = RawResponse(), bytearray()
         buffer_bytes = SLOW_BUFFER_BYTES if slow else None
-        try:
-            async with (
-                asyncio.timeout(PATIENCE_SECONDS),
-                raw_open(
-                    self._mirror.url + path,
-                    headers,
-                    method=method,
-                    receive_buffer_bytes=buffer_bytes,
-                ) as stream,
-            ):
-                answer.status, answer.headers = stream.status, stream.headers
-                pieces = 0
-                while leave_after is None or len(body) < leave_after:
-                    data = await stream.read()
-                    if not data:
-                        break
-                    body += data
-                    pieces += 1
-                    if slow and pieces <= SLOW_PIECES:
-                        await asyncio.sleep(SLOW_PAUSE_SECONDS)
-                answer.ended = stream.ended
-        except OSError as error:
-            if isinstance(error, TimeoutError):
-                self._tally.fault(f"{path}: no end within {PATIENCE_SECONDS} s")
-            answer.ended = "reset"
+        with self._excuses.asking(path):
+            try:
+                async with (
+                    asyncio.timeout(PATIENCE_SECONDS),
+                    raw_open(
+                        self._mirror.url + path,
+                        headers,
+                        method=method,
+                        receive_buffer_bytes=buffer_bytes,
+                    ) as stream,
+                ):
+                    answer.status, answer.headers = stream.status, stream.headers
+                    pieces = 0
+                    while leave_after is None or len(body) < leave_after:
+                        data = await stream.read()
+                        if not data:
+                            break
+                        body += data
+                        pieces += 1
+                        if slow and pieces <= SLOW_PIECES:
+                            await asyncio.sleep(SLOW_PAUSE_SECONDS)
+                    answer.ended = stream.ended
+            except OSError as error:
+                if isinstance(error, TimeoutError):
+                    self._tally.fault(f"{path}: no end within {PATIENCE_SECONDS} s")
+                answer.ended = "reset"
         answer.body = bytes(body)
         return answer

@@ -154,6 +154,7 @@ class Soak:
 
     async def _sample(self) -> Sample:
         pid = self._mirror.pid
+        descriptors = self._descriptors()  # before there is a connection for the page
         page = (await self._mirror.get("/metrics")).body.decode().splitlines()
         gauges = {
             name: float(v)
@@ -162,15 +163,14 @@ class Soak:
         }
         return Sample(
             procfs.memory_bytes(pid),
-            self._descriptors(),
+            descriptors,
             procfs.threads(pid),
             gauges["mirror_downloads_active"],
             gauges["mirror_download_followers"],
         )
 
     def _descriptors(self) -> int:
-        kept = (str(self._mirror.storage / "blobs"), str(self._mirror.storage / "index.db"))
-        return sum(not each.startswith(kept) for each in procfs.descriptors(self._mirror.pid))
+        return procfs.passing_descriptors(self._mirror.pid, self._mirror.storage)
 
     async def _until_descriptors_are_back(self, number: int) -> None:
         async def are_back() -> bool:

@@ -30,6 +30,7 @@ class Tally:
     complete_bytes: int = 0
     broken_off: int = 0
     unverified: int = 0  # closed ranges with bytes that the upstream had spoilt
+    excused: int = 0  # 403, since tokens were revoked on their way (revocations.py)
     left_out: int = 0  # operations for which there was no time
     faults: list[str] = field(default_factory=list)
     rested: list[Sample] = field(default_factory=list)  # one process, before its work and after
@@ -63,7 +64,8 @@ class Tally:
             lines.append(f"{kind:<11} {_listed(counts)}")
         lines.append(
             f"answers     {self.complete} complete and right, {self.complete_bytes:,} bytes; "
-            f"{self.broken_off} broken off; {self.unverified} closed ranges of spoilt bytes"
+            f"{self.broken_off} broken off; {self.unverified} closed ranges of spoilt bytes; "
+            f"{self.excused} refused for tokens that were revoked on their way"
         )
         lines.append(f"events      {_listed(self.events)}")
         lines.append(f"upstream    {_listed(Counter(dict(sorted(self.met.items()))))}")

@@ -21,9 +21,10 @@ from tests.fakes.faults import (
     WrongByte,
 )
 from tests.fakes.images import Image
-from tests.fakes.registry import FakeRegistry
+from tests.fakes.registry import GUARDED, FakeRegistry
 from tests.fakes.seen import Seen
 from tests.soak.plan import Trouble, Ware
+from tests.soak.revocations import Revocations
 
 SMALL_BYTES = 4000  # places in bodies that are not blobs
 TRICKLE_BYTES_PER_SECOND = 8_000_000
@@ -55,7 +56,8 @@ class SoakRegistry(FakeRegistry):
 
     def __init__(self) -> None:
         super().__init__()
-        self.auth = BearerAuth()
+        self.auth: BearerAuth = BearerAuth()
+        self.revocations = Revocations()
         self.images: list[tuple[Ware, Image]] = []
         self.spoilt: set[str] = set()  # digests, of which wrong bytes were sent
         self.met: Counter[str] = Counter()  # faults, by kind of request
@@ -78,6 +80,19 @@ class SoakRegistry(FakeRegistry):
         rule = self.fail(fault, kind=trouble.kind, skip=trouble.skip, times=trouble.times)
         self._wrong[rule] = trouble
 
+    def revoke_tokens(self) -> None:
+        self.revocations.revoke(self.auth.issued)
+        super().revoke_tokens()
+
+    def paths_behind(self, path: str) -> list[str]:
+        """What the mirror may have to ask for where a client asks for this: for a tag that has
+        moved, the manifest by its digest as well.
+        """
+        folder, _, tag = path.rpartition("/")
+        repository = folder.removeprefix("/v2/").removesuffix("/manifests")
+        digests = self.tagged.get((repository, tag), ())
+        return [path, *(f"{folder}/{digest}" for digest in digests)]
+
     async def listen(self) -> None:
         if self._server is None:
             await self.start()
@@ -90,6 +105,8 @@ class SoakRegistry(FakeRegistry):
                 self.met[f"{self._wrong[rule].kind} {self._wrong[rule].wrong}"] += 1
                 if isinstance(rule.faults[0], Spoilt | Garbage):
                     self.spoilt.add(seen.reference)
+        if seen.kind in GUARDED and answered[0].status == 401:
+            self.revocations.refuse(seen.path, seen.authorization)
         return answered
 
 
