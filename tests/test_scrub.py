@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror.metrics import Metrics
 from mirror.names import Digest
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
 from mirror.store.scrub import CHECK_EVERY_SECONDS, STEP_BYTES, Pace, Scrub
@@ -52,14 +52,16 @@ class Room:
         return sum(each.value for each in found if labels.items() <= each.labels.items())
 
     def set_aside(self) -> set[str]:
-        return {path.name for path in (self.store.path / "damaged").rglob("*") if path.is_file()}
+        return {
+            path.name for path in (self.store.paths.root / "damaged").rglob("*") if path.is_file()
+        }
 
 
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     store, metrics = BlobStore(tmp_path / "data"), Metrics()
     await store.open()
-    index = await Index.open(store.index_path)
+    index = await Index.open(store.paths.index)
     quarantine = Quarantine(store, index, metrics)
     yield Room(store, index, quarantine, metrics)
     await quarantine.aclose()
@@ -95,7 +97,7 @@ async def test_what_is_damaged_is_set_aside_and_forgotten(
     room: Room, harm: Callable[[Path], None], reason: str, left: int
 ) -> None:
     digest, other = await room.add(ONE), await room.add(TWO)
-    harm(room.store.blob_path(digest))
+    harm(room.store.paths.blob(digest))
     room.now += CHECK_EVERY_SECONDS + 1
     assert await room.scrub().check_batch()
     assert await room.index.usage() == (1, len(TWO))
@@ -110,7 +112,7 @@ async def test_an_open_blob_that_changed_is_not_served_on(room: Room) -> None:
     handle = await room.store.find(digest)
     assert handle is not None
     room.store.keep(digest, handle).close()
-    flip(room.store.blob_path(digest))
+    flip(room.store.paths.blob(digest))
     room.now += CHECK_EVERY_SECONDS + 1
     await room.scrub().check_batch()
     assert room.store.find_open(digest) is None
@@ -159,7 +161,7 @@ async def test_a_damaged_blob_that_cannot_be_moved_stays_known(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = await room.add(ONE)
-    flip(room.store.blob_path(digest))
+    flip(room.store.paths.blob(digest))
     room.now += CHECK_EVERY_SECONDS + 1
 
     def rename(*_: object) -> None:
@@ -207,7 +209,7 @@ async def test_it_leaves_the_first_minute_alone_and_can_be_turned_off(
 
 async def test_it_outlives_an_index_that_fails(room: Room) -> None:
     digest = await room.add(ONE)
-    flip(room.store.blob_path(digest))
+    flip(room.store.paths.blob(digest))
     room.now += CHECK_EVERY_SECONDS + 1
     hidden = room.index.blobs_to_check
     failures = 0

@@ -13,7 +13,7 @@ from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.proxy.spared import if_told, spared
 from mirror.singleflight import Flights
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.handles import Handle, StoredBlob
 from mirror.store.index import Index
 from mirror.store.quarantine import Damage, Quarantine

@@ -11,7 +11,7 @@ from mirror.errors import StorageFailed
 from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.singleflight import Flights
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
 
 _log = structlog.get_logger()

@@ -17,10 +17,11 @@ import structlog
 from mirror.errors import StorageFailed
 from mirror.metrics import Metrics
 from mirror.names import Digest
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.handles import Handle
 from mirror.store.index import Index
 from mirror.store.quarantine import Damage, Quarantine
+from mirror.threads import in_thread
 
 STEP_BYTES = 1024 * 1024
 CHECK_EVERY_SECONDS = 7 * 86400
@@ -122,23 +123,13 @@ class Scrub:
         hashing = hashlib.new(digest.algorithm)
         for offset in range(0, handle.size_bytes, STEP_BYTES):
             started_at = time.monotonic()
-            read_bytes = await _in_thread(hashing, handle, offset)
+            read_bytes = await in_thread(None, _hash_step, hashing, handle, offset)
             if not read_bytes:
                 return Damage.SIZE
             self._metrics.scrubbed_bytes.inc(read_bytes)
             due_at = started_at + read_bytes / self._pace.bytes_per_second
             await asyncio.sleep(due_at - time.monotonic())
         return None if hashing.hexdigest() == digest.hex else Damage.BYTES
-
-
-async def _in_thread(hashing: "hashlib._Hash", handle: Handle, offset: int) -> int:
-    """Over before this returns, also when cancelled: the file is closed next."""
-    reading = asyncio.ensure_future(asyncio.to_thread(_hash_step, hashing, handle, offset))
-    try:
-        return await asyncio.shield(reading)
-    except asyncio.CancelledError:
-        await asyncio.wait([reading])
-        raise
 
 
 def _hash_step(hashing: "hashlib._Hash", handle: Handle, offset: int) -> int:
