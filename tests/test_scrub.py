@@ -13,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror.metrics import Metrics
 from mirror.names import Digest
+from mirror.store import scrub
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
-from mirror.store.scrub import CHECK_EVERY_SECONDS, STEP_BYTES, Pace, Scrub
+from mirror.store.scrub import CHECK_EVERY_SECONDS, RETRY_SECONDS, STEP_BYTES, Pace, Scrub
 from tests.fakes.registry import FakeRegistry
 from tests.house import mirroring
 from tests.layers import some_bytes
@@ -111,7 +112,9 @@ async def test_an_open_blob_that_changed_is_not_served_on(room: Room) -> None:
     digest = await room.add(ONE)
     handle = await room.store.find(digest)
     assert handle is not None
-    room.store.keep(digest, handle).close()
+    kept = room.store.keep(digest, handle)
+    assert kept is not None
+    kept.close()
     flip(room.store.paths.blob(digest))
     room.now += CHECK_EVERY_SECONDS + 1
     await room.scrub().check_batch()
@@ -155,6 +158,10 @@ async def test_a_disk_that_hiccups_proves_nothing(
     assert room.counted("mirror_damaged_blobs_total") == 0
     assert await room.store.has(digest)
     assert not await room.scrub().check_batch(), "it goes on with others"
+    room.now += RETRY_SECONDS + 1
+    assert await room.scrub().check_batch(), "and comes back to it soon"
+    room.now += RETRY_SECONDS + 1
+    assert not await room.scrub().check_batch(), "it is right"
 
 
 async def test_a_damaged_blob_that_cannot_be_moved_stays_known(
@@ -172,6 +179,29 @@ async def test_a_damaged_blob_that_cannot_be_moved_stays_known(
         await room.scrub().check_batch()
     assert [line["event"] for line in logs] == ["a damaged blob cannot be set aside"]
     assert await room.index.blob_size(digest) == len(ONE)
+    assert not await room.scrub().check_batch()
+    room.now += RETRY_SECONDS + 1
+    monkeypatch.undo()
+    assert await room.scrub().check_batch()
+    assert room.set_aside() == {digest.hex}
+
+
+async def test_what_cannot_be_read_does_not_keep_the_others_waiting(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrub, "BATCH_BLOBS", 1)
+    bad = await room.add(ONE)
+    room.store.paths.blob(bad).unlink()
+    room.store.paths.blob(bad).mkdir()
+    for number in range(3):
+        room.now += 1
+        await room.add(some_bytes(3_000, seed=10 + number))
+    room.now += CHECK_EVERY_SECONDS
+    for _ in range(4):
+        assert await room.scrub().check_batch()
+        room.now += RETRY_SECONDS / 4
+    assert room.counted("mirror_scrubbed_bytes_total") == 3 * 3_000
+    assert room.counted("mirror_scrub_errors_total") == 1
 
 
 async def test_it_keeps_to_its_rate_and_stops_at_once(room: Room) -> None:

@@ -40,7 +40,8 @@ blobs = Table(
     *_key("digest"),
     Column("size_bytes", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
-    # When its bytes were last seen to have the digest; 0: not known.
+    # When its bytes were last seen to have the digest, as far as the scrub goes by it: what could
+    # not be read has a date that brings it back soon. 0: not known.
     _checked_at(server_default="0", index=True),
 )
 
