@@ -38,7 +38,15 @@ async def opened(work: Callable[[], F | None]) -> F | None:
 
 
 def _close_unclaimed(opening: "asyncio.Future[F | None]") -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        unclaimed = opening.result()
-        if unclaimed is not None:
-            unclaimed.close()
+    """In a thread: closing the last name of a large file takes time."""
+    if opening.cancelled() or opening.exception() is not None:
+        return
+    if (unclaimed := opening.result()) is not None:
+        closing = opening.get_loop().run_in_executor(None, unclaimed.close)
+        closing.add_done_callback(_forget)
+
+
+def _forget(closing: "asyncio.Future[None]") -> None:
+    """Nobody is left to hear what went wrong."""
+    if not closing.cancelled():
+        closing.exception()

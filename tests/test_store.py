@@ -153,10 +153,12 @@ async def test_what_is_of_no_use_in_staging_is_dropped_at_the_start(store: BlobS
 
 
 async def test_what_is_opened_for_nobody_is_closed_again() -> None:
-    go_on, closed = threading.Event(), asyncio.Event()
+    go_on, closed = threading.Event(), threading.Event()
+    closed_by: list[int] = []
 
     class File(io.BytesIO):
         def close(self) -> None:
+            closed_by.append(threading.get_ident())
             closed.set()
 
     def work() -> BinaryIO:
@@ -170,7 +172,8 @@ async def test_what_is_opened_for_nobody_is_closed_again() -> None:
         await asker
     assert not closed.is_set()
     go_on.set()
-    await asyncio.wait_for(closed.wait(), 10)
+    assert await asyncio.to_thread(closed.wait, 10)
+    assert closed_by[0] != threading.get_ident(), "that takes time for the last name of a file"
 
 
 @pytest.fixture
