@@ -50,8 +50,8 @@ class BlobStore:
         """Opens the blob; `keep` or close it. Raises OSError, with the disk's own reason."""
         return await opened(lambda: self._find(digest))
 
-    def keep(self, digest: Digest, handle: Handle) -> StoredBlob:
-        """Leaves it open for others, who will not look closer."""
+    def keep(self, digest: Digest, handle: Handle) -> StoredBlob | None:
+        """Leaves it open for others, who will not look closer. None: it is doubted meanwhile."""
         return self._handles.keep(digest, handle)
 
     def is_doubted(self, digest: Digest) -> bool:
