@@ -109,17 +109,20 @@ class BlobStore:
             raise storage_failed(error) from error
 
     def _find(self, digest: Digest) -> Handle | None:
+        path = self.paths.blob(digest)
         try:
             # What is no file but a pipe, say, must not be waited for.
-            descriptor = os.open(
-                self.paths.blob(digest), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a socket, or a device behind which there is nothing
+                raise _no_file() from error
+            raise
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
-            raise IsADirectoryError(errno.EISDIR, "a blob's place is taken by something else")
+            raise _no_file()
         return Handle(open(descriptor, "rb", buffering=0), found.st_size)
 
     def _set_aside(self, digest: Digest, inode: int | None) -> bool:
@@ -152,3 +155,7 @@ class BlobStore:
         finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+def _no_file() -> OSError:
+    return IsADirectoryError(errno.EISDIR, "a blob's place is taken by something else")
