@@ -43,18 +43,17 @@ def made_of(store: BlobStore) -> InMemory:
     return memory
 
 
-async def write_back(memory: InMemory, folder: Folder) -> bool:
-    """Puts what nobody uses any more in the place of the file, where the disk takes it by now;
-    whether it does. One line in the log says so.
+async def write_back(memory: InMemory, folder: Folder) -> None:
+    """Puts what nobody uses any more in the place of the file, where the disk takes it by now. One
+    line in the log says whether it did.
     """
     try:
         await folder.check_writable()
         await asyncio.to_thread(_write, memory.connection, folder.paths)
     except (StorageFailed, OSError, sqlite3.Error) as error:
         _log.error("the index in memory is lost: it could not be written down", error=str(error))
-        return False
-    _log.info("the index in memory is on the disk again")
-    return True
+    else:
+        _log.info("the index in memory is on the disk again")
 
 
 def _fill(memory: InMemory, store: BlobStore) -> None:
