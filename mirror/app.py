@@ -14,9 +14,9 @@ from mirror.metrics import Metrics
 from mirror.proxy.ledger import Ledger
 from mirror.proxy.proxy import Proxy
 from mirror.store.backup import IndexBackup
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.quarantine import Quarantine
-from mirror.store.recovery import open_index
+from mirror.store.recovery import close_index, open_index
 from mirror.store.scrub import Pace, Scrub
 from mirror.upstream.body import Blocks
 from mirror.upstream.client import UpstreamClient
@@ -41,11 +41,10 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         house.push_async_callback(store.aclose)
         index = await open_index(store, metrics.index_failed)
         backup = IndexBackup(store)
-        if not index.is_in_memory:
+        if index.memory is None:
             house.push_async_callback(backup.make)
-        house.push_async_callback(index.aclose)
-        if not index.is_in_memory:
             backup.open()
+        house.push_async_callback(close_index, index, store)
         house.push_async_callback(backup.aclose)
         quarantine = Quarantine(store, index, metrics)
         house.push_async_callback(quarantine.aclose)

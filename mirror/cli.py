@@ -17,7 +17,7 @@ from mirror.app import running
 from mirror.config import ConfigurationError, Settings, load
 from mirror.errors import MirrorError
 from mirror.logs import logging_to_stderr
-from mirror.store.filesystem import FolderInUse
+from mirror.store.folder import FolderInUse
 from mirror.store.schema import IndexTooNew
 from mirror.web.server import CannotListen
 

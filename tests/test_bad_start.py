@@ -15,7 +15,8 @@ import pytest
 import structlog
 
 from mirror.store import recovery
-from mirror.store.filesystem import BlobStore, FolderInUse
+from mirror.store.blobs import BlobStore
+from mirror.store.folder import FolderInUse
 from mirror.store.schema import IndexTooNew
 from tests.fakes.faults import Status
 from tests.fakes.images import Image, digest_of
@@ -134,7 +135,7 @@ async def test_what_is_here_is_served_and_the_rest_passes(
     with structlog.testing.capture_logs() as logs:
         async with mirroring(tmp_path, upstreams(registry), storage=on(disk)) as mirror:
             told = [line for line in logs if line["event"].startswith(TOLD)]
-            assert [line["index"] for line in told] == ["in memory until a restart"]
+            assert [line["index"] for line in told] == ["in memory until the end"]
             ready = await mirror.get("/readyz")
             assert (ready.status, b"disk fails" in ready.body) == (503, True)
             assert await mirror.metric("mirror_storage_writable") == 0
@@ -196,6 +197,70 @@ async def test_a_log_that_a_kill_has_left_is_read(
         registry.heal()
         await asyncio.to_thread(disk.heal)
         await assert_kept(mirror, disk, image)
+    await assert_known_without_an_upstream(registry, tmp_path, disk, image)
+
+
+async def assert_known_without_an_upstream(
+    registry: FakeRegistry, tmp_path: Path, disk: Disk, image: Image
+) -> None:
+    """After a restart: also what has come since the disk was healed."""
+    assert sorted(path.name for path in disk.cache.glob("index.db*")) == ["index.db"]
+    registry.fail(Status(503))
+    async with mirroring(tmp_path, upstreams(registry), storage=on(disk)) as mirror:
+        assert (await mirror.get(LATEST)).body == image.manifest
+        assert (await mirror.get(other())).body == OTHER
+        there = len([path for path in disk.cache.glob("blobs/*/*/*") if path.is_file()])
+        assert await mirror.metric("mirror_cache_blobs") == there
+
+
+@HARMS
+async def test_what_was_remembered_meanwhile_is_known_after_a_restart(
+    registry: FakeRegistry, tmp_path: Path, disk: Disk, image: Image, harm: Harm
+) -> None:
+    await fill(registry, tmp_path, disk, image)
+    await asyncio.to_thread(harm, disk)
+    async with mirroring(tmp_path, upstreams(registry), storage=on(disk)) as mirror:
+        await asyncio.to_thread(disk.heal)
+        await assert_kept(mirror, disk, image)
+    await assert_known_without_an_upstream(registry, tmp_path, disk, image)
+
+
+@HARMS
+async def test_a_disk_that_takes_nothing_at_the_end_either_keeps_what_it_had(
+    registry: FakeRegistry, tmp_path: Path, disk: Disk, image: Image, harm: Harm
+) -> None:
+    await fill(registry, tmp_path, disk, image)
+    before = await asyncio.to_thread((disk.cache / "index.db").read_bytes)
+    await asyncio.to_thread(harm, disk)
+    with structlog.testing.capture_logs() as logs:
+        async with mirroring(tmp_path, upstreams(registry), storage=on(disk)) as mirror:
+            assert (await mirror.get(other())).body == OTHER
+    assert [line["event"] for line in logs if "is lost" in line["event"]]
+    assert await asyncio.to_thread((disk.cache / "index.db").read_bytes) == before
+    assert not list(disk.cache.glob("*.new*"))
+
+
+async def test_a_damaged_index_is_read_as_far_as_it_goes_and_set_aside_at_the_end(
+    registry: FakeRegistry, tmp_path: Path, disk: Disk, image: Image
+) -> None:
+    await fill(registry, tmp_path, disk, image)
+
+    def damage() -> None:
+        (disk.cache / "index.backup.db").unlink()
+        with closing(sqlite3.connect(disk.cache / "index.db")) as connection:
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute("UPDATE sqlite_master SET sql = 'x' WHERE name = 'ix_links_digest'")
+            connection.commit()
+        disk.read_only()
+
+    await asyncio.to_thread(damage)
+    registry.fail(Status(503))
+    async with mirroring(tmp_path, upstreams(registry), storage=on(disk)) as mirror:
+        assert await mirror.metric("mirror_cache_blobs") == 2
+        await asyncio.to_thread(disk.heal)
+    names = sorted(path.name for path in disk.cache.glob("index.db*"))
+    assert (len(names), names[0]) == (2, "index.db")
+    assert names[1].startswith("index.db.damaged-")
 
 
 async def test_an_index_that_is_gone_comes_from_its_backup(
@@ -228,7 +293,7 @@ async def test_askers_that_go_away_do_not_empty_the_index(
             await asyncio.gather(*asking, return_exceptions=True)
         assert (await index.usage())[0] == 2
     finally:
-        await index.aclose()
+        await recovery.close_index(index, store)
         await store.aclose()
 
 

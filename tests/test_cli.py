@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from mirror import __version__
 from mirror.cli import app
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.schema import VERSION
 from tests.real.programs import free_port
 

@@ -5,6 +5,7 @@ upstream is there, nobody notices.
 import asyncio
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,57 @@ async def test_a_damaged_manifest_is_fetched_again_in_the_same_request(
         assert registry.count("GET", "manifest") == 2
         assert stored(mirror, image.digest).read_bytes() == image.manifest
         assert await mirror.metric("mirror_damaged_blobs_total") == 1
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def device(path: Path) -> None:
+    """One that is never empty, or one that there is no driver for."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("left out: making a device takes the right to")
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("put", [pipe, socket, device, Path.mkdir])
+@pytest.mark.parametrize("is_restarted", [True, False], ids=["restarted", "running"])
+async def test_what_is_no_file_makes_way_for_the_blob_in_the_same_request(
+    registry: FakeRegistry, tmp_path: Path, data: bytes, put: Harm, is_restarted: bool
+) -> None:
+    path = add_layer(registry, data)
+
+    def take_its_place(mirror: House) -> None:
+        place = stored(mirror, digest_of(data))
+        place.unlink()
+        put(place)
+
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as mirror:
+        await pulled(mirror, path, data)
+        take_its_place(mirror)
+        if not is_restarted:
+            await assert_made_way(registry, mirror, path, data)
+    if is_restarted:
+        async with mirroring(tmp_path, {UPSTREAM: registry}) as mirror:
+            await assert_made_way(registry, mirror, path, data)
+
+
+async def assert_made_way(registry: FakeRegistry, mirror: House, path: str, data: bytes) -> None:
+    async with asyncio.timeout(15):
+        assert (await mirror.get(path)).body == data
+        await until_stored(mirror, data)
+        await until_idle(mirror)
+    assert registry.count("GET", "blob") == 2
+    assert stored(mirror, digest_of(data)).read_bytes() == data
+    (aside,) = (mirror.storage / "damaged").glob("*/*")
+    assert not aside.is_file()
+    assert await mirror.metric("mirror_damaged_blobs_total", reason="unreadable") == 1
 
 
 async def test_a_small_blob_with_a_wrong_byte_is_not_served(

@@ -15,7 +15,7 @@ from mirror.manifest import Descriptor
 from mirror.names import Digest, Repository, Tag
 from mirror.store import backup as backup_module
 from mirror.store.backup import IndexBackup, back_up
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.index import Index, RememberedListing, RememberedTag
 from mirror.store.links import Link
 from mirror.store.recovery import Recovered, recover
@@ -177,15 +177,15 @@ def store(tmp_path: Path) -> BlobStore:
 
 async def fill(store: BlobStore, count: int, tags: int = 0) -> None:
     """Blobs that are linked, and as many tags as are wanted; the files are empty."""
-    index = await Index.open(store.index_path)
+    index = await Index.open(store.paths.index)
     digests = [Digest.of(b"%d" % number) for number in range(count)]
     await index.link(HERE, [Link(Descriptor(each, "a/type", 0), proven=True) for each in digests])
     await index.set_listing(HERE, "tags/list?", RememberedListing(b"[]", {}, 1.0))
     await index.aclose()
-    with closing(sqlite3.connect(store.index_path)) as connection, connection:
+    with closing(sqlite3.connect(store.paths.index)) as connection, connection:
         for digest in digests:
-            store.blob_path(digest).parent.mkdir(parents=True, exist_ok=True)
-            store.blob_path(digest).touch()
+            store.paths.blob(digest).parent.mkdir(parents=True, exist_ok=True)
+            store.paths.blob(digest).touch()
             connection.execute("INSERT INTO blobs VALUES (?, 0, 1.0, 1.0)", [str(digest)])
         for number in range(tags):
             row = [HERE.upstream, HERE.name, f"v{number}", str(digests[number])]
@@ -193,7 +193,7 @@ async def fill(store: BlobStore, count: int, tags: int = 0) -> None:
 
 
 async def backed_up(store: BlobStore) -> bool:
-    return await asyncio.to_thread(back_up, store.index_path, store.backup_path)
+    return await asyncio.to_thread(back_up, store.paths.index, store.paths.backup)
 
 
 async def recovered(store: BlobStore) -> Recovered:
@@ -205,24 +205,24 @@ async def recovered(store: BlobStore) -> Recovered:
 async def test_a_sound_index_is_left_alone(store: BlobStore) -> None:
     assert await recover(store) is None
     await fill(store, 10)
-    before = store.index_path.stat()
+    before = store.paths.index.stat()
     assert await recover(store) is None
-    assert store.index_path.stat().st_mtime_ns == before.st_mtime_ns
+    assert store.paths.index.stat().st_mtime_ns == before.st_mtime_ns
 
 
 async def test_what_can_be_read_of_a_damaged_file_is_kept(store: BlobStore) -> None:
     await fill(store, count=600, tags=300)
-    data = bytearray(store.index_path.read_bytes())
+    data = bytearray(store.paths.index.read_bytes())
     for page in range(20, len(data) // PAGE_BYTES, 20):
         data[page * PAGE_BYTES : page * PAGE_BYTES + 300] = b"\x5a" * 300
-    store.index_path.write_bytes(data)
+    store.paths.index.write_bytes(data)
     found = await recovered(store)
     assert found.source == "damaged file"
     assert found.found.blobs == 600, "their files are there"
     assert 300 < found.found.links < 600
     assert 150 < found.found.tags <= 300
     assert found.lost_rows >= 600 - found.found.links
-    index = await Index.open(store.index_path)
+    index = await Index.open(store.paths.index)
     await index.ping()
     assert await index.usage() == (600, 0)
     assert len(await index.repositories(None)) == 1
@@ -233,16 +233,16 @@ async def test_what_can_be_read_of_a_damaged_file_is_kept(store: BlobStore) -> N
 async def test_the_index_is_compared_with_the_blobs_that_are_there(store: BlobStore) -> None:
     await fill(store, count=3)
     await backed_up(store)
-    store.index_path.unlink()
-    store.blob_path(Digest.of(b"0")).unlink()
+    store.paths.index.unlink()
+    store.paths.blob(Digest.of(b"0")).unlink()
     new = Digest.of(b"new", "sha512")
     await store.write(new, b"new")
-    (store.path / "blobs" / "sha256" / "00").mkdir(exist_ok=True)
-    (store.path / "blobs" / "sha256" / "00" / "no digest").touch()
+    (store.paths.root / "blobs" / "sha256" / "00").mkdir(exist_ok=True)
+    (store.paths.root / "blobs" / "sha256" / "00" / "no digest").touch()
     found = (await recovered(store)).found
     assert (found.blobs, found.added_blobs, found.missing_blobs) == (3, 1, 1)
     assert found.unlinked_blobs == 1
-    index = await Index.open(store.index_path)
+    index = await Index.open(store.paths.index)
     assert await index.blob_size(new) == 3
     assert (await index.blobs_to_check(1.0, 10)) == [new], "nobody knows whether it is right"
     await index.aclose()
@@ -251,14 +251,14 @@ async def test_the_index_is_compared_with_the_blobs_that_are_there(store: BlobSt
 async def test_links_are_read_out_of_tagged_manifests(store: BlobStore) -> None:
     image = FakeRegistry().add_image(APP)
     manifest = Digest.parse(image.digest)
-    index = await Index.open(store.index_path)
+    index = await Index.open(store.paths.index)
     await index.set_tag(HERE, Tag("latest"), RememberedTag(manifest, 1.0))
     await index.aclose()
     await backed_up(store)
-    store.index_path.unlink()
+    store.paths.index.unlink()
     await store.write(manifest, image.manifest)
     await recovered(store)
-    index = await Index.open(store.index_path)
+    index = await Index.open(store.paths.index)
     (link,) = await index.linked(HERE, [manifest])
     assert link == Link(Descriptor(manifest, image.media_type, len(image.manifest)), proven=True)
     parts = [Digest.parse(each) for each in (image.config, *image.layers)]
@@ -273,11 +273,11 @@ async def test_a_bad_backup_is_passed_over(store: BlobStore, harm: Harm | str) -
     await fill(store, count=3)
     await backed_up(store)
     if callable(harm):
-        harm(store.backup_path)
+        harm(store.paths.backup)
     else:
-        with closing(sqlite3.connect(store.backup_path)) as connection:
+        with closing(sqlite3.connect(store.paths.backup)) as connection:
             connection.execute("PRAGMA user_version = 99")
-    store.index_path.unlink()
+    store.paths.index.unlink()
     found = await recovered(store)
     assert (found.source, found.found.blobs, found.found.links) == ("blobs", 3, 0)
 
@@ -286,11 +286,11 @@ async def test_a_disk_that_fails_while_rebuilding_loses_nothing(
     store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(store, count=3)
-    garbage(store.index_path)
+    garbage(store.paths.index)
     true_replace = Path.replace
 
     def replace(path: Path, to: Path) -> Path:
-        if to == store.index_path:
+        if to == store.paths.index:
             raise OSError(28, "No space left on device")
         return true_replace(path, to)
 
@@ -309,14 +309,14 @@ async def test_only_what_is_new_is_backed_up(store: BlobStore) -> None:
     await fill(store, count=3)
     assert await backed_up(store)
     assert not await backed_up(store)
-    index = await Index.open(store.index_path)
+    index = await Index.open(store.paths.index)
     assert not await backed_up(store), "opening changes nothing"
     await index.add_blob(Digest.of(b"new"), 3, 1.0)
     assert await backed_up(store)
     await index.aclose()
-    with closing(sqlite3.connect(store.backup_path)) as connection:
+    with closing(sqlite3.connect(store.paths.backup)) as connection:
         assert connection.execute("SELECT count(*) FROM blobs").fetchone() == (4,)
-    assert [path.name for path in store.path.glob("*.new*")] == []
+    assert [path.name for path in store.paths.root.glob("*.new*")] == []
 
 
 async def test_backups_are_made_while_serving(store: BlobStore) -> None:
@@ -324,19 +324,19 @@ async def test_backups_are_made_while_serving(store: BlobStore) -> None:
     backup = IndexBackup(store, every_seconds=0.01)
     backup.open()
     async with asyncio.timeout(10):
-        while not store.backup_path.exists():  # noqa: ASYNC110 - nobody tells
+        while not store.paths.backup.exists():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
     await backup.aclose()
 
 
 async def test_no_backup_is_made_on_a_disk_that_fails(store: BlobStore) -> None:
     await fill(store, count=3)
-    store.note_written(is_taken=False)
+    store.folder.note_written(is_taken=False)
     await IndexBackup(store).make()
-    assert not store.backup_path.exists()
-    store.note_written(is_taken=True)
+    assert not store.paths.backup.exists()
+    store.folder.note_written(is_taken=True)
     await IndexBackup(store).make()
-    assert store.backup_path.exists()
+    assert store.paths.backup.exists()
 
 
 @pytest.mark.parametrize("harm", [scribbled, garbage, empty, "no room"])
@@ -345,13 +345,13 @@ async def test_a_backup_that_fails_leaves_the_last_one(
 ) -> None:
     await fill(store, count=100)
     assert await backed_up(store)
-    good = store.backup_path.read_bytes()
+    good = store.paths.backup.read_bytes()
     if callable(harm):
-        harm(store.index_path)
+        harm(store.paths.index)
     else:
-        os.utime(store.index_path)
+        os.utime(store.paths.index)
         monkeypatch.setattr(backup_module, "MIN_FREE_COPIES", 1 << 60)
     with structlog.testing.capture_logs():
         await IndexBackup(store).make()
-    assert store.backup_path.read_bytes() == good
-    assert [path.name for path in store.path.glob("*.new*")] == []
+    assert store.paths.backup.read_bytes() == good
+    assert [path.name for path in store.paths.root.glob("*.new*")] == []

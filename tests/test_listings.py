@@ -8,6 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 
+from tests.clocks import Clocks
 from tests.fakes.faults import Delay, Fault, Garbage, Gate, GenericType, HangUp, Header, Status
 from tests.fakes.images import OCI_INDEX, OCI_MANIFEST, Image, digest_of
 from tests.fakes.registry import FakeRegistry
@@ -227,6 +228,36 @@ async def test_lists_that_are_too_old_do_not_stand_in(
         await mirror.get(TAGS)
         await registry.stop()
         assert error_of(await mirror.get(TAGS)) == (504, "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("jump_seconds", [10 * 365 * 86400, -10 * 365 * 86400])
+async def test_a_wall_clock_that_jumps_neither_expires_a_list_nor_keeps_it(
+    registry: FakeRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    jump_seconds: float,
+) -> None:
+    clocks = Clocks()
+    for room in ("ages", "listings"):
+        monkeypatch.setattr(f"mirror.proxy.{room}.time", clocks)
+    add_tags(registry)
+    upstreams: Upstreams = {"docker.io": endpoint(registry, stale_for="1h")}
+    async with mirroring(tmp_path, upstreams) as mirror:
+        fresh = await mirror.get(TAGS)
+        clocks.jumped_seconds = jump_seconds
+        registry.fail(Status(500))
+        clocks.ahead_seconds = 600
+        answer = await mirror.get(TAGS)
+        assert (answer.body, is_stale(answer)) == (fresh.body, True)
+        assert 600 <= int(answer.headers["Age"]) < 700
+        clocks.ahead_seconds = 3700
+        assert error_of(await mirror.get(TAGS))[0] == 502, "too old to stand in"
+    clocks.ahead_seconds, clocks.jumped_seconds = 900, 0
+    async with mirroring(tmp_path, upstreams) as mirror:
+        for jumped_seconds in (0, jump_seconds):
+            clocks.jumped_seconds = jumped_seconds
+            answer = await mirror.get(TAGS)
+            assert 900 <= int(answer.headers["Age"]) < 1000, "of the time over a restart"
 
 
 async def test_a_404_stays_a_404(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What upstreams tell about pulls left: shown, and used to choose an account."""
 
 import asyncio
-import time
 from collections import Counter
 from math import inf
 from pathlib import Path
@@ -13,6 +12,7 @@ from mirror.allowance import Allowance
 from mirror.metrics import Metrics
 from mirror.upstream.definition import Account, Upstream
 from mirror.upstream.ratelimit import RateLimits
+from tests.clocks import Clocks
 from tests.fakes.answers import error
 from tests.fakes.auth import Auth, BasicAuth, Door, basic, read_basic
 from tests.fakes.delivery import Answer, Delivery
@@ -375,20 +375,6 @@ async def test_which_pulls_are_in_the_background(
 
 
 # --- Tags -----------------------------------------------------------------------------------------
-
-
-class Clocks:
-    """In place of the module `time`, for the room of tags: both clocks moved by hand."""
-
-    def __init__(self) -> None:
-        self.ahead_seconds = 0.0
-        self.jumped_seconds = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead_seconds
-
-    def time(self) -> float:
-        return time.time() + self.ahead_seconds + self.jumped_seconds
 
 
 @pytest.fixture

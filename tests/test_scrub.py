@@ -13,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror.metrics import Metrics
 from mirror.names import Digest
-from mirror.store.filesystem import BlobStore
+from mirror.store import scrub
+from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
-from mirror.store.scrub import CHECK_EVERY_SECONDS, STEP_BYTES, Pace, Scrub
+from mirror.store.scrub import CHECK_EVERY_SECONDS, RETRY_SECONDS, STEP_BYTES, Pace, Scrub
 from tests.fakes.registry import FakeRegistry
 from tests.house import mirroring
 from tests.layers import some_bytes
@@ -52,14 +53,16 @@ class Room:
         return sum(each.value for each in found if labels.items() <= each.labels.items())
 
     def set_aside(self) -> set[str]:
-        return {path.name for path in (self.store.path / "damaged").rglob("*") if path.is_file()}
+        return {
+            path.name for path in (self.store.paths.root / "damaged").rglob("*") if path.is_file()
+        }
 
 
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     store, metrics = BlobStore(tmp_path / "data"), Metrics()
     await store.open()
-    index = await Index.open(store.index_path)
+    index = await Index.open(store.paths.index)
     quarantine = Quarantine(store, index, metrics)
     yield Room(store, index, quarantine, metrics)
     await quarantine.aclose()
@@ -95,7 +98,7 @@ async def test_what_is_damaged_is_set_aside_and_forgotten(
     room: Room, harm: Callable[[Path], None], reason: str, left: int
 ) -> None:
     digest, other = await room.add(ONE), await room.add(TWO)
-    harm(room.store.blob_path(digest))
+    harm(room.store.paths.blob(digest))
     room.now += CHECK_EVERY_SECONDS + 1
     assert await room.scrub().check_batch()
     assert await room.index.usage() == (1, len(TWO))
@@ -109,8 +112,10 @@ async def test_an_open_blob_that_changed_is_not_served_on(room: Room) -> None:
     digest = await room.add(ONE)
     handle = await room.store.find(digest)
     assert handle is not None
-    room.store.keep(digest, handle).close()
-    flip(room.store.blob_path(digest))
+    kept = room.store.keep(digest, handle)
+    assert kept is not None
+    kept.close()
+    flip(room.store.paths.blob(digest))
     room.now += CHECK_EVERY_SECONDS + 1
     await room.scrub().check_batch()
     assert room.store.find_open(digest) is None
@@ -153,13 +158,17 @@ async def test_a_disk_that_hiccups_proves_nothing(
     assert room.counted("mirror_damaged_blobs_total") == 0
     assert await room.store.has(digest)
     assert not await room.scrub().check_batch(), "it goes on with others"
+    room.now += RETRY_SECONDS + 1
+    assert await room.scrub().check_batch(), "and comes back to it soon"
+    room.now += RETRY_SECONDS + 1
+    assert not await room.scrub().check_batch(), "it is right"
 
 
 async def test_a_damaged_blob_that_cannot_be_moved_stays_known(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = await room.add(ONE)
-    flip(room.store.blob_path(digest))
+    flip(room.store.paths.blob(digest))
     room.now += CHECK_EVERY_SECONDS + 1
 
     def rename(*_: object) -> None:
@@ -170,6 +179,29 @@ async def test_a_damaged_blob_that_cannot_be_moved_stays_known(
         await room.scrub().check_batch()
     assert [line["event"] for line in logs] == ["a damaged blob cannot be set aside"]
     assert await room.index.blob_size(digest) == len(ONE)
+    assert not await room.scrub().check_batch()
+    room.now += RETRY_SECONDS + 1
+    monkeypatch.undo()
+    assert await room.scrub().check_batch()
+    assert room.set_aside() == {digest.hex}
+
+
+async def test_what_cannot_be_read_does_not_keep_the_others_waiting(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrub, "BATCH_BLOBS", 1)
+    bad = await room.add(ONE)
+    room.store.paths.blob(bad).unlink()
+    room.store.paths.blob(bad).mkdir()
+    for number in range(3):
+        room.now += 1
+        await room.add(some_bytes(3_000, seed=10 + number))
+    room.now += CHECK_EVERY_SECONDS
+    for _ in range(4):
+        assert await room.scrub().check_batch()
+        room.now += RETRY_SECONDS / 4
+    assert room.counted("mirror_scrubbed_bytes_total") == 3 * 3_000
+    assert room.counted("mirror_scrub_errors_total") == 1
 
 
 async def test_it_keeps_to_its_rate_and_stops_at_once(room: Room) -> None:
@@ -207,7 +239,7 @@ async def test_it_leaves_the_first_minute_alone_and_can_be_turned_off(
 
 async def test_it_outlives_an_index_that_fails(room: Room) -> None:
     digest = await room.add(ONE)
-    flip(room.store.blob_path(digest))
+    flip(room.store.paths.blob(digest))
     room.now += CHECK_EVERY_SECONDS + 1
     hidden = room.index.blobs_to_check
     failures = 0

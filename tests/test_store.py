@@ -13,9 +13,11 @@ import pytest
 
 from mirror.errors import StorageFailed
 from mirror.names import Digest
-from mirror.store.filesystem import BlobStore, FolderInUse, opened
+from mirror.store.blobs import BlobStore
+from mirror.store.folder import FolderInUse
 from mirror.store.leftovers import ABANDONED_SECONDS
 from mirror.store.staging import StagedBlob
+from mirror.threads import opened
 from tests.layers import some_bytes
 
 DATA = some_bytes(100_000)
@@ -31,15 +33,15 @@ async def store(tmp_path: Path) -> AsyncIterator[BlobStore]:
 
 
 def named(store: BlobStore) -> list[Path]:
-    return [path for path in (store.path / "blobs").rglob("*") if path.is_file()]
+    return [path for path in (store.paths.root / "blobs").rglob("*") if path.is_file()]
 
 
 def staged(store: BlobStore) -> list[Path]:
-    return list((store.path / "staging").rglob("*"))
+    return list((store.paths.root / "staging").rglob("*"))
 
 
 def read(store: BlobStore) -> bytes:
-    return store.blob_path(DIGEST).read_bytes()
+    return store.paths.blob(DIGEST).read_bytes()
 
 
 async def test_what_was_written_is_found(store: BlobStore) -> None:
@@ -53,7 +55,7 @@ async def test_what_was_written_is_found(store: BlobStore) -> None:
     assert found is not None
     assert found.size_bytes == len(DATA)
     found.close()
-    assert named(store) == [store.path / "blobs" / "sha256" / DIGEST.hex[:2] / DIGEST.hex]
+    assert named(store) == [store.paths.root / "blobs" / "sha256" / DIGEST.hex[:2] / DIGEST.hex]
     assert staged(store) == []
 
 
@@ -61,7 +63,7 @@ async def test_an_open_blob_outlives_its_name(store: BlobStore) -> None:
     await store.write(DIGEST, DATA)
     found = await store.find(DIGEST)
     assert found is not None
-    store.blob_path(DIGEST).unlink()
+    store.paths.blob(DIGEST).unlink()
     assert await asyncio.to_thread(found.file.read) == DATA
     found.close()
 
@@ -101,22 +103,22 @@ async def test_writers_of_one_content_do_not_meet(
 
 
 async def test_a_disk_that_does_not_let_us_look(store: BlobStore) -> None:
-    store.blob_path(DIGEST).mkdir(parents=True)
+    store.paths.blob(DIGEST).mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
         await store.find(DIGEST)
 
 
 async def test_whether_it_can_be_written_to(store: BlobStore) -> None:
-    await store.check_writable()
+    await store.folder.check_writable()
     assert staged(store) == []
-    (store.path / "staging").rmdir()
+    (store.paths.root / "staging").rmdir()
     with pytest.raises(StorageFailed):
-        await store.check_writable()
-    (store.path / "staging").mkdir()
+        await store.folder.check_writable()
+    (store.paths.root / "staging").mkdir()
 
 
 async def test_a_folder_has_one_process(store: BlobStore) -> None:
-    other = BlobStore(store.path)
+    other = BlobStore(store.paths.root)
     with pytest.raises(FolderInUse):
         await other.open()
     await other.aclose()
@@ -126,9 +128,9 @@ async def test_a_folder_has_one_process(store: BlobStore) -> None:
 
 
 async def test_who_finds_the_folder_in_use_touches_nothing(store: BlobStore) -> None:
-    (store.path / "staging" / "something").write_bytes(b"on its way in")
+    (store.paths.root / "staging" / "something").write_bytes(b"on its way in")
     with pytest.raises(FolderInUse):
-        await BlobStore(store.path).open()
+        await BlobStore(store.paths.root).open()
     assert [path.name for path in staged(store)] == ["something"]
 
 
@@ -136,14 +138,14 @@ async def test_what_is_of_no_use_in_staging_is_dropped_at_the_start(store: BlobS
     await store.write(DIGEST, DATA)
     await store.aclose()
     begun, without_progress, abandoned = (
-        store.staging_path(Digest.of(text)) for text in (b"begun", b"no progress", b"abandoned")
+        store.paths.staged(Digest.of(text)) for text in (b"begun", b"no progress", b"abandoned")
     )
     for folder in (begun, without_progress, abandoned):
         folder.mkdir(parents=True)
         (folder / "data").write_bytes(b"half of it")
         (folder / "progress").write_bytes(b"" if folder == without_progress else b"0 10\n")
     os.utime(abandoned / "progress", (0, time.time() - ABANDONED_SECONDS - 10))
-    (store.path / "staging" / "stray").write_bytes(b"")
+    (store.paths.root / "staging" / "stray").write_bytes(b"")
     await store.open()
     kept = [path for path in staged(store) if path.is_file()]
     assert sorted(kept) == [begun / "data", begun / "progress"]
@@ -151,10 +153,12 @@ async def test_what_is_of_no_use_in_staging_is_dropped_at_the_start(store: BlobS
 
 
 async def test_what_is_opened_for_nobody_is_closed_again() -> None:
-    go_on, closed = threading.Event(), asyncio.Event()
+    go_on, closed = threading.Event(), threading.Event()
+    closed_by: list[int] = []
 
     class File(io.BytesIO):
         def close(self) -> None:
+            closed_by.append(threading.get_ident())
             closed.set()
 
     def work() -> BinaryIO:
@@ -168,7 +172,8 @@ async def test_what_is_opened_for_nobody_is_closed_again() -> None:
         await asker
     assert not closed.is_set()
     go_on.set()
-    await asyncio.wait_for(closed.wait(), 10)
+    assert await asyncio.to_thread(closed.wait, 10)
+    assert closed_by[0] != threading.get_ident(), "that takes time for the last name of a file"
 
 
 @pytest.fixture
@@ -184,9 +189,9 @@ def test_a_blob_may_be_written_in_any_order(staged_blob: StagedBlob, tmp_path: P
     staged_blob.hash(0, 10)
     staged_blob.hash(10, len(DATA))
     assert staged_blob.is_right()
-    assert not BlobStore(tmp_path).blob_path(DIGEST).exists()
+    assert not BlobStore(tmp_path).paths.blob(DIGEST).exists()
     staged_blob.commit(len(DATA))
-    assert BlobStore(tmp_path).blob_path(DIGEST).read_bytes() == DATA
+    assert BlobStore(tmp_path).paths.blob(DIGEST).read_bytes() == DATA
     assert staged(BlobStore(tmp_path)) == [tmp_path / "staging" / "sha256"]
 
 

@@ -9,7 +9,7 @@ import structlog
 
 from mirror.downloads.arrival import Arrival
 from mirror.downloads.passthrough import PassThrough
-from mirror.downloads.transfer import Transfer, in_thread
+from mirror.downloads.transfer import Transfer
 from mirror.errors import (
     MirrorError,
     ShuttingDown,
@@ -20,8 +20,9 @@ from mirror.errors import (
 from mirror.manifest import BLOB_TYPE, Descriptor
 from mirror.metrics import Metrics
 from mirror.names import Digest, Repository
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.staging import StagedBlob
+from mirror.threads import in_thread
 from mirror.upstream.client import UpstreamClient
 
 # Each one has connections, buffers and a place in the threads: beyond this, clients come again.
@@ -121,7 +122,7 @@ class Downloads:
         error: MirrorError | None = None
         try:
             client = self._clients[arrival.source.upstream]
-            room_bytes = await in_thread(self._threads, self._store.room_bytes)
+            room_bytes = await in_thread(self._threads, self._store.folder.room_bytes)
             check_room = partial(self._check_room, room_bytes)
             await Transfer(arrival, client, self._threads, self._metrics, check_room).run()
             size_bytes = await arrival.wait_size()
@@ -131,7 +132,7 @@ class Downloads:
             error = failed
             _log.warning("download failed", digest=str(arrival.digest), error=failed.message)
         except OSError as failed:
-            self._store.note_written(False)
+            self._store.folder.note_written(False)
             error = StorageFailed(f"this mirror's disk fails: {failed.strerror or failed}")
             _log.error("download failed", digest=str(arrival.digest), error=error.message)
         except Exception:

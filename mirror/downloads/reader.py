@@ -5,8 +5,9 @@ from typing import BinaryIO, Protocol, Self
 
 from mirror.downloads.arrival import Arrival
 from mirror.metrics import Metrics
-from mirror.store.filesystem import opened, storage_failed
+from mirror.store.disk import storage_failed
 from mirror.store.handles import StoredBlob
+from mirror.threads import opened
 
 
 class BlobReader(Protocol):

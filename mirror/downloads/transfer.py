@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from mirror.downloads.arrival import Arrival
 from mirror.downloads.coverage import Coverage
@@ -24,6 +24,7 @@ from mirror.errors import UpstreamBroken, UpstreamError, UpstreamFailing, WrongB
 from mirror.intervals import Intervals
 from mirror.metrics import Metrics
 from mirror.store.staging import HASH_STEP_BYTES
+from mirror.threads import in_thread
 from mirror.upstream.client import BlobAnswer, UpstreamClient
 
 # A reader this far ahead of every connection gets one of its own.
@@ -37,8 +38,6 @@ MAX_UNTOLD_BYTES = 16 * 1024**3
 # Pieces in a row that failed: from then on everybody waits for fill.
 MAX_FAILED_PIECES = 4
 _FAR_BEHIND_ANY_END = 1 << 62
-
-T = TypeVar("T")
 
 
 class Transfer:
@@ -281,16 +280,6 @@ class Transfer:
                 self._client.name, f"sent bytes that are not {arrival.digest}; nothing was stored"
             )
         arrival.verify()
-
-
-async def in_thread(threads: Executor, work: Callable[..., T], *arguments: Any) -> T:
-    """Over before this returns, also when cancelled: files get closed next."""
-    future = asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        raise
 
 
 def _first(group: BaseException) -> BaseException:

@@ -13,7 +13,7 @@ from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.proxy.spared import if_told, spared
 from mirror.singleflight import Flights
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.handles import Handle, StoredBlob
 from mirror.store.index import Index
 from mirror.store.quarantine import Damage, Quarantine
@@ -94,9 +94,10 @@ class Contents:
             handle = await self._sound(digest)
             if handle is None:
                 return None
-            if set_aside_before == self._store.set_aside_count:
-                return self._store.keep(digest, handle)
-            handle.close()  # it may have been set aside meanwhile
+            if set_aside_before != self._store.set_aside_count:
+                handle.close()  # it may have been set aside meanwhile
+            elif (stored := self._store.keep(digest, handle)) is not None:
+                return stored
 
     async def _sound(self, digest: Digest) -> Handle | None:
         """As far as its size tells, as it was when it was stored."""
@@ -145,9 +146,9 @@ class Contents:
     async def _write(self, manifest: Manifest) -> None:
         self._keep_hot(manifest.digest, manifest.body)
         with spared("a manifest", digest=manifest.digest):
-            if await self._store.has(manifest.digest):
-                return
-            await self._store.write(manifest.digest, manifest.body)
+            if not await self._store.has(manifest.digest):
+                await self._store.write(manifest.digest, manifest.body)
+            # Also of one that is here: the index may have failed when it came.
             await self.note_stored(manifest.descriptor)
 
     def _keep_hot(self, digest: Digest, body: bytes) -> None:

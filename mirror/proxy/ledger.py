@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 
+from mirror.allowance import RememberedAllowance
 from mirror.proxy.spared import if_told, spared
 from mirror.store.index import Index
 from mirror.upstream.client import UpstreamClient
@@ -18,6 +19,8 @@ class Ledger:
     def __init__(self, clients: Mapping[str, UpstreamClient], index: Index) -> None:
         self._clients = clients
         self._index = index
+        # By upstream, endpoint and account: what the index did not take goes with the next changes.
+        self._unwritten: dict[tuple[str, str, str], RememberedAllowance] = {}
         self._changed, self._closing = asyncio.Event(), asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 
@@ -44,11 +47,13 @@ class Ledger:
                     await self._closing.wait()
             self._changed.clear()
             await self._write()
+        await self._write()  # what came while the last one was under way
 
     async def _write(self) -> None:
-        changes = [
-            each for client in self._clients.values() for each in client.ratelimits.take_changes()
-        ]
-        if changes:
+        for client in self._clients.values():
+            for each in client.ratelimits.take_changes():
+                self._unwritten[each.upstream, each.endpoint, each.account] = each
+        if self._unwritten:
             with spared("what upstreams let us pull"):
-                await self._index.set_allowances(changes)
+                await self._index.set_allowances(self._unwritten.values())
+                self._unwritten.clear()

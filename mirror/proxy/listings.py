@@ -14,11 +14,12 @@ from mirror.errors import Offline, UpstreamBroken, UpstreamFailing, UpstreamNotF
 from mirror.manifest import OCI_INDEX, bare_type
 from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
+from mirror.proxy.ages import Ages
 from mirror.proxy.patience import within_patience
 from mirror.proxy.spared import if_told, spared
 from mirror.proxy.weblinks import next_query
 from mirror.singleflight import Flights
-from mirror.store.index import Index, RememberedListing
+from mirror.store.index import MAX_LISTINGS, Index, RememberedListing
 from mirror.upstream.client import UpstreamClient
 
 MAX_VALUE_CHARACTERS = 512
@@ -47,6 +48,7 @@ class Listings:
     def __init__(self, clients: Mapping[str, UpstreamClient], index: Index) -> None:
         self._clients = clients
         self._index = index
+        self._ages: Ages[tuple[Repository, str]] = Ages(MAX_LISTINGS)
         self._flights: Flights[tuple[Repository, str], RememberedListing] = Flights()
 
     async def tags(self, repository: Repository, query: Query) -> Listing:
@@ -81,8 +83,9 @@ class Listings:
         query: Query,
         ask: Callable[[], Awaitable[RememberedListing]],
     ) -> Listing:
+        key = (repository, question)
         remembered = await if_told(self._index.listing(repository, question))
-        age_seconds = max(time.time() - remembered.checked_at, 0) if remembered else 0
+        age_seconds = self._ages.seconds(key, remembered.checked_at) if remembered else 0
         stale_for_seconds = self._clients[repository.upstream].upstream.stale_for_seconds
         can_stand_in = remembered is not None and age_seconds <= stale_for_seconds
 
@@ -91,9 +94,10 @@ class Listings:
             if _may_be_remembered(query) and len(listing.body) <= MAX_REMEMBERED_BYTES:
                 with spared("a list", repository=repository):
                     await self._index.set_listing(repository, question, listing)
+                    self._ages.note(key, listing.checked_at)
             return listing
 
-        flight, joined = self._flights.start((repository, question), ask_and_remember)
+        flight, joined = self._flights.start(key, ask_and_remember)
         try:
             listing = await within_patience(flight, repository.upstream, can_stand_in=can_stand_in)
         except UpstreamFailing as error:

@@ -15,7 +15,7 @@ from mirror.proxy.blobs import Blobs
 from mirror.proxy.contents import Contents
 from mirror.proxy.listings import Listings
 from mirror.proxy.manifests import Manifests
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
 from mirror.upstream.client import UpstreamClient
@@ -60,7 +60,7 @@ class Proxy:
 
     async def check_ready(self) -> None:
         """Raises StorageFailed when the disk or the index does not let us serve."""
-        await self._store.check_writable()
+        await self._store.folder.check_writable()
         await self._index.ping()
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import structlog
 
 from mirror.store import sqlite
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
+from mirror.store.disk import put
+from mirror.store.paths import log_of, new
 
 EVERY_SECONDS = 3600.0
 # The copy takes as much room as the index at most; some is left for what is on its way in.
@@ -42,10 +44,10 @@ class IndexBackup:
 
     async def make(self) -> None:
         """Unless nothing has changed, or the disk fails. What goes wrong is logged only."""
-        if not self._store.is_writable:
+        if not self._store.folder.is_writable:
             return
         try:
-            await asyncio.to_thread(back_up, self._store.index_path, self._store.backup_path)
+            await asyncio.to_thread(back_up, self._store.paths.index, self._store.paths.backup)
         except (OSError, sqlite3.Error) as error:
             _log.warning("the index could not be backed up", error=str(error))
 
@@ -66,7 +68,7 @@ def back_up(index: Path, backup: Path) -> bool:
     free_bytes = shutil.disk_usage(index.parent).free
     if free_bytes < MIN_FREE_COPIES * index.stat().st_size:
         raise OSError("there is not enough room on the disk")
-    beside = backup.with_name(backup.name + ".new")
+    beside = new(backup)
     beside.unlink(missing_ok=True)
     try:
         with sqlite.opened(index) as connection:
@@ -74,7 +76,7 @@ def back_up(index: Path, backup: Path) -> bool:
                 return False  # somebody has just emptied it
             connection.execute("VACUUM INTO ?", [str(beside)])
         os.utime(beside, ns=(changed_at, changed_at))
-        sqlite.put(beside, backup)
+        put(beside, backup)
     finally:
         beside.unlink(missing_ok=True)
     return True
@@ -82,6 +84,5 @@ def back_up(index: Path, backup: Path) -> bool:
 
 def _changed_at(path: Path) -> int:
     """In nanoseconds; 0 where there is none. Opening alone makes an empty log."""
-    beside = [path.with_name(path.name + companion) for companion in ("", "-wal")]
-    found = [each.stat() for each in beside if each.exists()]
+    found = [each.stat() for each in (path, log_of(path)) if each.exists()]
     return max((each.st_mtime_ns for each in found if each.st_size), default=0)

@@ -96,15 +96,18 @@ class Handles:
         handle = self._handles.get(digest)
         return handle is not None and handle.is_doubted
 
-    def keep(self, digest: Digest, handle: Handle) -> StoredBlob:
-        """Keeps a file that was just opened, unless another one was first."""
-        if digest in self._handles:
+    def keep(self, digest: Digest, handle: Handle) -> StoredBlob | None:
+        """Keeps a file that was just opened, unless another one was first. None: that one is
+        doubted, and this one closed, since it may be the same; then look at the disk again.
+        """
+        kept = self._handles.setdefault(digest, handle)
+        if kept is not handle:
             handle.close()
-        else:
-            self._handles[digest] = handle
+        if kept.is_doubted:
+            return None
         if len(self._handles) > MAX_OPEN_BLOBS:
             self._handles.popitem(last=False)[1].close()
-        return self._handles[digest].take()
+        return kept.take()
 
     def drop(self, digest: Digest) -> None:
         if (handle := self._handles.pop(digest, None)) is not None:

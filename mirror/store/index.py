@@ -4,37 +4,25 @@ Never on the path of a warm request: what is hot lies in memory above this room.
 wall-clock seconds, since they outlive the process.
 """
 
-import asyncio
 import json
-import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import aiosqlite
-import structlog
-from sqlalchemy import Insert, Select, Table, delete, event, func, literal, select, text, update
+from sqlalchemy import Insert, Select, Table, delete, func, literal, select, update
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.engine import URL, Row
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.engine import Row
 
 from mirror.allowance import RememberedAllowance
-from mirror.errors import StorageFailed
 from mirror.names import Digest, Repository, Tag
+from mirror.store.database import Database
 from mirror.store.links import Link, ask, ask_sources, link_of, note, row_of, sources_of
-from mirror.store.schema import allowances, blobs, links, listings, migrate, tables, tags
+from mirror.store.schema import allowances, blobs, links, listings, tables, tags
+from mirror.store.sqlite import InMemory
 
 # Clients choose the questions (n, last, artifactType); the newest answers are enough for an outage.
 MAX_LISTINGS = 2_000
-# An index that fails does so many times a second.
-TOLD_EVERY_SECONDS = 60
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,61 +39,35 @@ class RememberedListing:
 
 
 class Index:
-    """One SQLite file in WAL mode, or its stand-in in memory. Methods raise StorageFailed."""
+    """One database (see database.py) and what is asked of it. Methods raise StorageFailed."""
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        count_error: Callable[[], None],
-        keeper: sqlite3.Connection | None = None,
-    ) -> None:
-        self._engine = engine
-        self._count_error = count_error
-        self._keeper = keeper
-        self._told_at: float | None = None
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._begin = database.begin
 
     @classmethod
     async def open(cls, path: Path, count_error: Callable[[], None] = lambda: None) -> Self:
         """Creates or migrates the tables. Raises IndexTooNew, StorageFailed."""
-        index = cls(await asyncio.to_thread(_engine_at, path), count_error)
-        await index._migrate()
-        return index
+        return cls(await Database.open(path, count_error))
 
     @classmethod
     async def in_memory(
-        cls, keeper: sqlite3.Connection, uri: str, count_error: Callable[[], None] = lambda: None
+        cls, memory: InMemory, count_error: Callable[[], None] = lambda: None
     ) -> Self:
-        """On what sqlite.in_memory made, which it closes. Raises IndexTooNew, StorageFailed."""
-        index = cls(_engine_in_memory(uri), count_error, keeper)
-        await index._migrate()
-        return index
+        """On a database that outlives it. Raises IndexTooNew, StorageFailed."""
+        return cls(await Database.in_memory(memory, count_error))
 
     @property
-    def is_in_memory(self) -> bool:
-        return self._keeper is not None
+    def memory(self) -> InMemory | None:
+        """Where it is, if not in a file."""
+        return self._database.memory
 
     async def aclose(self) -> None:
-        await self._engine.dispose()
-        if self._keeper is not None:
-            await asyncio.to_thread(self._keeper.close)
+        await self._database.aclose()
 
     async def check_writable(self) -> None:
         """Full or not; closes a file that can only be read. Raises StorageFailed."""
-        try:
-            async with self._begin() as connection:
-                await connection.execute(text("BEGIN IMMEDIATE"))
-        except BaseException:
-            await self.aclose()
-            raise
-
-    async def _migrate(self) -> None:
-        """Closes what it cannot bring to this version. Raises IndexTooNew, StorageFailed."""
-        try:
-            async with self._begin() as connection:
-                await connection.run_sync(migrate)
-        except BaseException:
-            await self.aclose()
-            raise
+        await self._database.check_writable()
 
     async def usage(self) -> tuple[int, int]:
         """(blobs, bytes) stored."""
@@ -250,44 +212,6 @@ class Index:
         async with self._begin() as connection:
             await connection.execute(_upsert_into(table), rows)
 
-    @asynccontextmanager
-    async def _begin(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            self._note_error(error)
-            raise StorageFailed(
-                f"this mirror's index fails: {type(error).__name__}; its operator should look"
-            ) from error
-
-    def _note_error(self, error: SQLAlchemyError) -> None:
-        self._count_error()
-        now = time.monotonic()
-        if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
-            self._told_at = now
-            cause = getattr(error, "orig", None) or error
-            _log.error("the index fails", error=f"{type(cause).__name__}: {cause}"[:200])
-
-
-def _engine_at(path: Path) -> AsyncEngine:
-    engine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(path)))
-    event.listen(engine.sync_engine, "connect", _tune)
-    return engine
-
-
-def _engine_in_memory(uri: str) -> AsyncEngine:
-    """With one connection, for which askers wait: nothing takes long there, and what they do in a
-    transaction stays apart.
-    """
-    return create_async_engine(
-        "sqlite+aiosqlite://",
-        async_creator=lambda: aiosqlite.connect(uri, uri=True),
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=1,
-        max_overflow=0,
-    )
-
 
 def _upsert_into(table: Table) -> Insert:
     statement = insert(table)
@@ -310,13 +234,3 @@ def _is_tag(repository: Repository, tag: Tag) -> tuple[Any, ...]:
         tags.c.repository == repository.name,
         tags.c.tag == str(tag),
     )
-
-
-def _tune(connection: Any, _record: object) -> None:
-    """WAL lets readers go on beside a writer; NORMAL loses at most the last commits in a power cut,
-    which cost an upstream question, never a wrong answer.
-    """
-    cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()

@@ -4,6 +4,8 @@ import shutil
 import time
 from pathlib import Path
 
+from mirror.store.paths import data_in, progress_in
+
 # A download that nobody has gone on with for so long is dropped at the next start.
 ABANDONED_SECONDS = 7 * 86400
 
@@ -23,8 +25,8 @@ def prune(staging: Path) -> None:
 def _is_worth_going_on_with(folder: Path) -> bool:
     """Not so without its data, which was committed a moment before the end."""
     try:
-        (folder / "data").stat()
-        found = (folder / "progress").stat()
+        data_in(folder).stat()
+        found = progress_in(folder).stat()
     except FileNotFoundError:
         return False
     return found.st_size > 0 and found.st_mtime > time.time() - ABANDONED_SECONDS

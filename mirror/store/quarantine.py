@@ -11,7 +11,7 @@ from mirror.errors import StorageFailed
 from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.singleflight import Flights
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
 
 _log = structlog.get_logger()
@@ -29,19 +29,19 @@ class Quarantine:
         self._store = store
         self._index = index
         self._metrics = metrics
-        self._flights: Flights[Digest, None] = Flights()
+        self._flights: Flights[Digest, bool] = Flights()
 
-    async def take(self, digest: Digest, damage: Damage, inode: int | None = None) -> None:
-        """Returns when the blob is out of use. `inode` is the file that was found damaged, where
-        that is known: what has taken its place meanwhile is left alone.
+    async def take(self, digest: Digest, damage: Damage, inode: int | None = None) -> bool:
+        """Whether the blob is out of use; not so where the disk fails. `inode` is the file that was
+        found damaged, where that is known: what has taken its place meanwhile is left alone.
         """
         flight, _ = self._flights.start(digest, lambda: self._take(digest, damage, inode))
-        await flight.wait()
+        return await flight.wait()
 
     async def aclose(self) -> None:
         await self._flights.aclose()
 
-    async def _take(self, digest: Digest, damage: Damage, inode: int | None) -> None:
+    async def _take(self, digest: Digest, damage: Damage, inode: int | None) -> bool:
         try:
             if damage is Damage.MISSING:
                 is_gone = not await self._store.has(digest)
@@ -50,10 +50,11 @@ class Quarantine:
         except (OSError, StorageFailed) as error:
             # The next one who finds it tries again.
             _log.error("a damaged blob cannot be set aside", digest=str(digest), error=str(error))
-            return
+            return False
         if is_gone and await self._is_forgotten(digest, damage):
             self._metrics.damaged(damage)
             _log.error("a stored blob is damaged", digest=str(digest), damage=damage.value)
+        return True
 
     async def _is_forgotten(self, digest: Digest, damage: Damage) -> bool:
         """Whether there was something to forget: only the index knows of a file that is missing."""

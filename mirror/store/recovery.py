@@ -6,24 +6,23 @@ repository is known to hold are served again once the upstream has said who hold
 """
 
 import asyncio
+import shutil
 import sqlite3
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import structlog
-from sqlalchemy import create_engine
-from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mirror.errors import StorageFailed
-from mirror.store import filesystem, sqlite
-from mirror.store.filesystem import BlobStore
+from mirror.store import sqlite, standin
+from mirror.store.blobs import BlobStore
+from mirror.store.disk import is_refusal, put
 from mirror.store.index import Index
-from mirror.store.salvage import salvage
-from mirror.store.schema import VERSION, IndexTooNew, migrate, tables
+from mirror.store.paths import new
+from mirror.store.salvage import salvage, set_aside
+from mirror.store.schema import VERSION, IndexTooNew, migrate_file, tables
 from mirror.store.stocktaking import Found, take_stock
 
 _log = structlog.get_logger()
@@ -57,32 +56,50 @@ async def recover(store: BlobStore) -> Recovered | None:
 
 
 async def open_index(store: BlobStore, count_error: Callable[[], None] = lambda: None) -> Index:
-    """The index, recovered where that is necessary; in memory where the disk takes no writes, until
-    the mirror is started again. One line in the log says what does not work.
+    """The index, recovered where that is necessary; in memory where the disk takes no writes.
+    `close_index` it. One line in the log says what does not work.
 
     Raises IndexTooNew, StorageFailed, OSError.
     """
-    reason = store.refusal
+    reason = store.folder.refusal
     try:
         await recover(store)
-        index = await Index.open(store.index_path, count_error)
+        index = await Index.open(store.paths.index, count_error)
         if reason is not None:
             await index.check_writable()
     except (StorageFailed, OSError) as error:
         if not _is_refusal(error, is_writable=reason is None):
             raise
         reason = reason or str(error)
-        keeper, uri = await asyncio.to_thread(_remembered, store)
-        index = await Index.in_memory(keeper, uri, count_error)
+        index = await _in_memory(store, count_error)
     if reason is not None:
         _log.error(
             "the disk takes no writes; what is here is served, the rest comes from the upstream "
             "and is not kept; blobs are stored again once it does",
-            path=str(store.path),
+            path=str(store.paths.root),
             reason=reason,
-            index="in memory until a restart" if index.is_in_memory else "on the disk",
+            index="in memory until the end" if index.memory else "on the disk",
         )
     return index
+
+
+async def close_index(index: Index, store: BlobStore) -> None:
+    """What was held in memory is written down, where the disk takes writes by now."""
+    await index.aclose()
+    if index.memory is not None:
+        try:
+            await standin.write_back(index.memory, store.folder)
+        finally:
+            await asyncio.to_thread(index.memory.close)
+
+
+async def _in_memory(store: BlobStore, count_error: Callable[[], None]) -> Index:
+    memory = await asyncio.to_thread(standin.made_of, store)
+    try:
+        return await Index.in_memory(memory, count_error)
+    except BaseException:
+        await asyncio.to_thread(memory.close)
+        raise
 
 
 def _is_refusal(error: Exception, *, is_writable: bool) -> bool:
@@ -91,80 +108,34 @@ def _is_refusal(error: Exception, *, is_writable: bool) -> bool:
     cause = getattr(cause, "orig", None) or cause
     if isinstance(cause, sqlite3.Error):
         return sqlite.is_refusal(cause, is_writable=is_writable)
-    return filesystem.is_refusal(cause)
-
-
-def _remembered(store: BlobStore) -> tuple[sqlite3.Connection, str]:
-    """An index in memory with what the file holds, else its backup, and the blobs that are there.
-    Raises OSError, IndexTooNew, StorageFailed.
-    """
-    with suppress(OSError):  # room that a recovery took in vain
-        sqlite.remove(_fresh(store.index_path))
-    keeper, uri = sqlite.in_memory()
-    try:
-        if not _load(store.index_path, keeper):
-            _load(store.backup_path, keeper)
-        _migrate_uri(uri)
-        keeper.execute("BEGIN")
-        take_stock(keeper, store)
-        keeper.execute("COMMIT")
-    except BaseException as error:
-        keeper.close()
-        if isinstance(error, (sqlite3.Error, DBAPIError)):
-            raise StorageFailed(
-                f"this mirror's index fails: {error}; its operator should look"
-            ) from error
-        raise
-    return keeper, uri
-
-
-def _load(path: Path, keeper: sqlite3.Connection) -> bool:
-    """Whether there was anything to be read. What is not sound leaves nothing behind."""
-    try:
-        sqlite.load(path, keeper)
-        return sqlite.version_of(keeper) > 0
-    except sqlite3.Error:
-        return False
-
-
-def _fresh(index: Path) -> Path:
-    return index.with_name(f"{index.name}.new")
+    return is_refusal(cause)
 
 
 def _recover(store: BlobStore) -> Recovered | None:
     """The new file is whole before the damaged one leaves its place."""
-    path = store.index_path
+    path = store.paths.index
     cause = _cause(store)
     if cause is None:
         return None
-    fresh = _fresh(path)
+    fresh = new(path)
     sqlite.remove(fresh)
-    source, lost_rows = _fill(fresh, store.backup_path, path)
+    source, lost_rows = _fill(fresh, store.paths.backup, path)
     with sqlite.opened(fresh) as connection:
         connection.execute("BEGIN")
         found = take_stock(connection, store)
         connection.execute("COMMIT")
-    aside = _unused(path)
-    is_moved = sqlite.move(path, aside)
-    sqlite.put(fresh, path)
-    return Recovered(cause, source, aside.name if is_moved else None, found, lost_rows)
-
-
-def _unused(index: Path) -> Path:
-    """Where to set it aside."""
-    seconds = int(time.time())
-    while (aside := index.with_name(f"{index.name}.damaged-{seconds}")).exists():
-        seconds += 1
-    return aside
+    aside = set_aside(store.paths)
+    put(fresh, path)
+    return Recovered(cause, source, aside, found, lost_rows)
 
 
 def _cause(store: BlobStore) -> str | None:
     """Why the index has to be made anew. What is not the file's fault (a disk that is away, say) is
     left to `Index.open` to tell. Raises OSError.
     """
-    path = store.index_path
+    path = store.paths.index
     if not path.exists():
-        return "it is missing" if store.holds_any() or store.backup_path.exists() else None
+        return "it is missing" if store.holds_any() or store.paths.backup.exists() else None
     try:
         if (damage := sqlite.damage_of(path)) is not None:
             return damage
@@ -180,7 +151,7 @@ def _cause(store: BlobStore) -> str | None:
 def _wrong_with_tables(path: Path) -> str | None:
     """A sound file may hold something else, or not all that it should."""
     try:
-        _migrate(path)
+        migrate_file(path)
         with sqlite.opened(path) as connection:
             for table in tables.sorted_tables:
                 names = ", ".join(f'"{column.name}"' for column in table.columns)
@@ -201,10 +172,10 @@ def _is_about_tables(error: BaseException | None) -> bool:
 def _fill(fresh: Path, backup: Path, damaged: Path) -> tuple[str, int]:
     """Makes the new file from the best there is: (what that was, rows lost)."""
     if _is_good(backup):
-        sqlite.copy(backup, fresh)
-        _migrate(fresh)
+        shutil.copyfile(backup, fresh)
+        migrate_file(fresh)
         return "backup", 0
-    _migrate(fresh)
+    migrate_file(fresh)
     try:
         with sqlite.opened(damaged) as old, sqlite.opened(fresh) as new:
             new.execute("BEGIN")
@@ -224,20 +195,3 @@ def _is_good(backup: Path) -> bool:
             return 0 < sqlite.version_of(connection) <= VERSION
     except (OSError, sqlite3.Error):
         return False
-
-
-def _migrate(path: Path) -> None:
-    _migrate_at(create_engine(URL.create("sqlite", database=str(path))))
-
-
-def _migrate_uri(uri: str) -> None:
-    """Raises IndexTooNew, DBAPIError."""
-    _migrate_at(create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True)))
-
-
-def _migrate_at(engine: Engine) -> None:
-    try:
-        with engine.begin() as connection:
-            migrate(connection)
-    finally:
-        engine.dispose()

@@ -1,7 +1,8 @@
-"""What can still be read out of a damaged index. Blocking."""
+"""A damaged index: what can still be read out of it, and where it goes. Blocking."""
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ from sqlalchemy import Boolean, Float, Integer, LargeBinary, Table
 
 from mirror.errors import MirrorError
 from mirror.names import Digest, Repository, Tag
+from mirror.store import sqlite
+from mirror.store.paths import Paths
 from mirror.store.schema import tables
 
 Row = dict[str, Any]
@@ -39,6 +42,17 @@ def salvage(damaged: sqlite3.Connection, fresh: sqlite3.Connection) -> int:
             else:
                 lost += 1
     return lost
+
+
+def set_aside(paths: Paths) -> str | None:
+    """For the operator to look at, under the name that is returned; None: there is nothing.
+
+    Raises OSError.
+    """
+    seconds = int(time.time())
+    while (aside := paths.damaged_index(seconds)).exists():
+        seconds += 1
+    return aside.name if sqlite.move(paths.index, aside) else None
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> set[str]:

@@ -1,30 +1,48 @@
 """The tables of the index, and how an older file becomes a newer one."""
 
+import sqlite3
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
+    URL,
     Boolean,
     Column,
     Connection,
+    Engine,
     Float,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    create_engine,
     text,
 )
 
 tables = MetaData()
 
+
+def _key(*names: str) -> list[Column[str]]:
+    """The columns, all of them text, by which a row is found."""
+    return [Column(name, String, primary_key=True) for name in names]
+
+
+def _checked_at(**options: Any) -> Column[float]:
+    """In wall-clock seconds."""
+    return Column("checked_at", Float, nullable=False, **options)
+
+
 blobs = Table(
     "blobs",
     tables,
-    Column("digest", String, primary_key=True),
+    *_key("digest"),
     Column("size_bytes", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
-    # When its bytes were last seen to have the digest; 0: not known.
-    Column("checked_at", Float, nullable=False, server_default="0", index=True),
+    # When its bytes were last seen to have the digest, as far as the scrub goes by it: what could
+    # not be read has a date that brings it back soon. 0: not known.
+    _checked_at(server_default="0", index=True),
 )
 
 # (upstream, repository) holds digest (proven: fetched under that name, or its upstream said so), or
@@ -33,8 +51,7 @@ blobs = Table(
 links = Table(
     "links",
     tables,
-    Column("upstream", String, primary_key=True),
-    Column("repository", String, primary_key=True),
+    *_key("upstream", "repository"),
     Column("digest", String, primary_key=True, index=True),
     Column("media_type", String, nullable=False),
     Column("size_bytes", Integer),
@@ -44,23 +61,19 @@ links = Table(
 tags = Table(
     "tags",
     tables,
-    Column("upstream", String, primary_key=True),
-    Column("repository", String, primary_key=True),
-    Column("tag", String, primary_key=True),
+    *_key("upstream", "repository", "tag"),
     Column("digest", String, nullable=False),
-    Column("checked_at", Float, nullable=False),
+    _checked_at(),
 )
 
 # Remembered answers to tags/list and referrers, by what was asked of the upstream.
 listings = Table(
     "listings",
     tables,
-    Column("upstream", String, primary_key=True),
-    Column("repository", String, primary_key=True),
-    Column("question", String, primary_key=True),
+    *_key("upstream", "repository", "question"),
     Column("body", LargeBinary, nullable=False),
     Column("headers", String, nullable=False),
-    Column("checked_at", Float, nullable=False, index=True),
+    _checked_at(index=True),
 )
 
 
@@ -68,9 +81,7 @@ listings = Table(
 allowances = Table(
     "allowances",
     tables,
-    Column("upstream", String, primary_key=True),
-    Column("endpoint", String, primary_key=True),
-    Column("account", String, primary_key=True),
+    *_key("upstream", "endpoint", "account"),
     Column("limit", Integer),
     Column("remaining", Integer),
     Column("window_seconds", Integer),
@@ -119,3 +130,21 @@ def migrate(connection: Connection) -> None:
         for step in _STEPS[version - 1 :]:
             step(connection)
     connection.execute(text(f"PRAGMA user_version = {VERSION}"))
+
+
+def migrate_file(path: Path) -> None:
+    """Blocking. Raises IndexTooNew, DBAPIError."""
+    _migrate_at(create_engine(URL.create("sqlite", database=str(path))))
+
+
+def migrate_memory(uri: str) -> None:
+    """Blocking. Raises IndexTooNew, DBAPIError."""
+    _migrate_at(create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True)))
+
+
+def _migrate_at(engine: Engine) -> None:
+    try:
+        with engine.begin() as connection:
+            migrate(connection)
+    finally:
+        engine.dispose()

@@ -17,13 +17,16 @@ import structlog
 from mirror.errors import StorageFailed
 from mirror.metrics import Metrics
 from mirror.names import Digest
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 from mirror.store.handles import Handle
 from mirror.store.index import Index
 from mirror.store.quarantine import Damage, Quarantine
+from mirror.threads import in_thread
 
 STEP_BYTES = 1024 * 1024
 CHECK_EVERY_SECONDS = 7 * 86400
+# What could not be read, or set aside, is tried again after so long, behind others that are due.
+RETRY_SECONDS = 3600
 # What is being served comes first: nothing happens in the first minute.
 FIRST_AFTER_SECONDS = 60.0
 # Between two looks for blobs that are due, and after a failure of the index.
@@ -89,13 +92,16 @@ class Scrub:
         checked_before = self._pace.now() - CHECK_EVERY_SECONDS
         due = await self._index.blobs_to_check(checked_before, BATCH_BLOBS)
         for digest in due:
-            await self._check(digest)
-        if due:
-            await self._index.note_checked(due, self._pace.now())
+            is_settled = await self._check(digest)
+            until_due_seconds = CHECK_EVERY_SECONDS if is_settled else RETRY_SECONDS
+            checked_at = self._pace.now() + until_due_seconds - CHECK_EVERY_SECONDS
+            await self._index.note_checked([digest], checked_at)
         return bool(due)
 
-    async def _check(self, digest: Digest) -> None:
-        """A disk that does not give the bytes just now is no proof that they are wrong."""
+    async def _check(self, digest: Digest) -> bool:
+        """Whether it is right, or out of use. A disk that does not give the bytes just now is no
+        proof that they are wrong. Raises StorageFailed.
+        """
         try:
             handle = await self._store.find(digest)
             if handle is None:
@@ -107,10 +113,8 @@ class Scrub:
         except OSError as error:
             self._metrics.scrub_errors.inc()
             _log.warning("a blob could not be checked", digest=str(digest), error=error.strerror)
-            return None
-        if damage is not None:
-            await self._quarantine.take(digest, damage, inode)
-        return None
+            return False
+        return damage is None or await self._quarantine.take(digest, damage, inode)
 
     async def _damage_of(self, digest: Digest, handle: Handle) -> Damage | None:
         """Raises OSError, StorageFailed."""
@@ -122,23 +126,13 @@ class Scrub:
         hashing = hashlib.new(digest.algorithm)
         for offset in range(0, handle.size_bytes, STEP_BYTES):
             started_at = time.monotonic()
-            read_bytes = await _in_thread(hashing, handle, offset)
+            read_bytes = await in_thread(None, _hash_step, hashing, handle, offset)
             if not read_bytes:
                 return Damage.SIZE
             self._metrics.scrubbed_bytes.inc(read_bytes)
             due_at = started_at + read_bytes / self._pace.bytes_per_second
             await asyncio.sleep(due_at - time.monotonic())
         return None if hashing.hexdigest() == digest.hex else Damage.BYTES
-
-
-async def _in_thread(hashing: "hashlib._Hash", handle: Handle, offset: int) -> int:
-    """Over before this returns, also when cancelled: the file is closed next."""
-    reading = asyncio.ensure_future(asyncio.to_thread(_hash_step, hashing, handle, offset))
-    try:
-        return await asyncio.shield(reading)
-    except asyncio.CancelledError:
-        await asyncio.wait([reading])
-        raise
 
 
 def _hash_step(hashing: "hashlib._Hash", handle: Handle, offset: int) -> int:

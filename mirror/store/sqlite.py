@@ -3,17 +3,17 @@
 import errno
 import os
 import secrets
-import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+
+from mirror.store.disk import put
+from mirror.store.paths import with_companions
 
 _HEADER = b"SQLite format 3\0"
 _JOURNAL_MODE = slice(18, 20)
-# What SQLite keeps beside a file while it is open, and leaves there when it is killed.
-COMPANIONS = ("-wal", "-shm")
 # Codes of SQLite that say something about the file, not about the moment.
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _UNREADABLE = frozenset(
@@ -37,6 +37,14 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+@contextmanager
+def opened_as_it_is(path: Path) -> Iterator[sqlite3.Connection]:
+    """Only read, and without what lies beside it. Raises sqlite3.Error."""
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        yield connection
+
+
 def damage_of(path: Path) -> str | None:
     """What is wrong with the file, as far as SQLite can tell from its structure; None: nothing.
 
@@ -57,10 +65,10 @@ def damage_of(path: Path) -> str | None:
 
 def _wrong_with_files(path: Path) -> str | None:
     """What SQLite would overlook, or not tell apart from a disk that is away."""
-    for companion in COMPANIONS:
-        beside = path.with_name(path.name + companion)
+    *companions, _ = with_companions(path)
+    for beside in companions:
         if beside.exists() and not stat.S_ISREG(beside.stat().st_mode):
-            return f"its {companion} is no file"
+            return f"its {beside.name.removeprefix(path.name)} is no file"
     try:
         with path.open("rb") as file:
             start = file.read(len(_HEADER))
@@ -87,14 +95,20 @@ def is_refusal(error: sqlite3.Error, *, is_writable: bool) -> bool:
     return code in _REFUSED or (code == sqlite3.SQLITE_CANTOPEN and not is_writable)
 
 
-def in_memory() -> tuple[sqlite3.Connection, str]:
-    """An empty database and the URI at which others of this process find it while it is open.
-    It may be used and closed in any thread.
+class InMemory:
+    """A database that is there while this is open; others of this process find it at `uri`. It may
+    be used and closed in any thread.
     """
-    uri = f"file:/mirror-{secrets.token_hex(16)}?vfs=memdb"
-    keeper = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    keeper.execute("PRAGMA temp_store = MEMORY")
-    return keeper, uri
+
+    def __init__(self) -> None:
+        self.uri = f"file:/mirror-{secrets.token_hex(16)}?vfs=memdb"
+        self.connection = sqlite3.connect(
+            self.uri, uri=True, isolation_level=None, check_same_thread=False
+        )
+        self.connection.execute("PRAGMA temp_store = MEMORY")
+
+    def close(self) -> None:
+        self.connection.close()
 
 
 def load(path: Path, into: sqlite3.Connection) -> None:
@@ -127,32 +141,29 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 def move(path: Path, to: Path) -> bool:
     """With what SQLite keeps beside it; whether there was anything. Raises OSError."""
-    there = [each for each in ("", *COMPANIONS) if os.path.lexists(f"{path}{each}")]
-    for companion in there:
-        Path(f"{path}{companion}").rename(f"{to}{companion}")
+    pairs = zip(with_companions(path), with_companions(to), strict=True)
+    there = [(each, target) for each, target in pairs if os.path.lexists(each)]
+    for each, target in there:
+        each.rename(target)
     return bool(there)
 
 
 def remove(path: Path) -> None:
     """With what SQLite keeps beside it, whatever of it is there. Raises OSError."""
-    for companion in ("", *COMPANIONS):
-        Path(f"{path}{companion}").unlink(missing_ok=True)
+    for each in with_companions(path):
+        each.unlink(missing_ok=True)
 
 
-def copy(path: Path, to: Path) -> None:
-    """A file that nobody has open. Synced; under its name once it is whole. Raises OSError."""
-    beside = to.with_name(to.name + ".new")
-    shutil.copyfile(path, beside)
-    put(beside, to)
+def replace(path: Path, whole: Path) -> None:
+    """Puts a file that is whole in the place of one that nobody has open. What lies beside the old
+    one is written into it, so that it may go first: the new one must never be read with it.
 
-
-def put(beside: Path, to: Path) -> None:
-    """Gives a file that is whole its name, for good. Raises OSError."""
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(to)
-    descriptor = os.open(to.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises OSError.
+    """
+    if path.exists():
+        with suppress(sqlite3.Error), opened(path) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    *companions, _ = with_companions(path)
+    for each in companions:
+        each.unlink(missing_ok=True)
+    put(whole, path)

@@ -1,7 +1,7 @@
 """A blob on its way in: a sparse file, written at any offset, hashed in order, then committed.
 
-    staging/<algorithm>/<hex>/data        the bytes
-    staging/<algorithm>/<hex>/progress    what is there: a line `<start> <end>` for each write
+    data        the bytes
+    progress    what is there: a line `<start> <end>` for each write
 
 What a download leaves when it breaks off, or when its process is killed, is where the next one of
 the same digest begins. `progress` is written after the bytes, so that it never tells too much; what
@@ -18,7 +18,8 @@ from typing import BinaryIO
 
 from mirror.intervals import Intervals
 from mirror.names import Digest
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
+from mirror.store.paths import data_in, progress_in
 
 # What is hashed in one go: large, so that the hash seldom has to wait for the interpreter.
 HASH_STEP_BYTES = 4 * 1024 * 1024
@@ -32,7 +33,7 @@ class StagedBlob:
 
     def __init__(self, store: BlobStore, digest: Digest) -> None:
         self._store = store
-        self._folder = store.staging_path(digest)
+        self._folder = store.paths.staged(digest)
         self._digest = digest
         self._hash = hashlib.new(digest.algorithm)
         self._data = self._progress = -1
@@ -41,16 +42,16 @@ class StagedBlob:
         """Goes on where an earlier download ended; returns what is there."""
         self._folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._data = os.open(self._folder / "data", flags, 0o644)
-        self._progress = os.open(self._folder / "progress", flags | os.O_APPEND, 0o644)
-        return _read_progress(self._folder / "progress", os.fstat(self._data).st_size)
+        self._data = os.open(data_in(self._folder), flags, 0o644)
+        self._progress = os.open(progress_in(self._folder), flags | os.O_APPEND, 0o644)
+        return _read_progress(progress_in(self._folder), os.fstat(self._data).st_size)
 
     def open_reader(self) -> BinaryIO:
         """A file of its own for each reader: duplicates would share their offset."""
         try:
-            return (self._folder / "data").open("rb", buffering=0)
+            return data_in(self._folder).open("rb", buffering=0)
         except FileNotFoundError:  # committed a moment ago
-            return self._store.blob_path(self._digest).open("rb", buffering=0)
+            return self._store.paths.blob(self._digest).open("rb", buffering=0)
 
     def write(self, offset: int, data: memoryview) -> None:
         """All of it; on a full disk a write that was cut short is told by the next one."""
@@ -78,7 +79,7 @@ class StagedBlob:
         """Gives the file its final name."""
         os.ftruncate(self._data, size_bytes)
         os.fsync(self._data)
-        self._store.commit(self._folder / "data", self._digest)
+        self._store.commit(data_in(self._folder), self._digest)
         self.discard()
 
     def close(self) -> None:

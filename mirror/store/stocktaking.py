@@ -7,7 +7,7 @@ from pathlib import Path
 from mirror.errors import MirrorError
 from mirror.manifest import MANIFEST_LIMIT_BYTES, blobs_of, media_type_of
 from mirror.names import Digest
-from mirror.store.filesystem import BlobStore
+from mirror.store.blobs import BlobStore
 
 _ADD_LINK = (
     "INSERT INTO links (upstream, repository, digest, media_type, size_bytes, proven) "
@@ -71,7 +71,7 @@ def _read_manifests(index: sqlite3.Connection, store: BlobStore) -> None:
         {"limit": MANIFEST_LIMIT_BYTES},
     ).fetchall()
     for upstream, repository, text, known_type in candidates:
-        body = _small_content(store.blob_path(Digest.parse(text)), text)
+        body = _small_content(store.paths.blob(Digest.parse(text)), text)
         media_type = media_type_of(body, known_type) if body is not None else None
         if body is None or media_type is None:
             continue

@@ -19,7 +19,7 @@ from mirror.manifest import BLOB_TYPE
 from mirror.metrics import Cache, Metrics
 from mirror.names import Digest
 from mirror.proxy.blobs import BlobReply
-from mirror.store.filesystem import storage_failed
+from mirror.store.disk import storage_failed
 from mirror.web.replies import content_headers
 from mirror.web.request import FACTS
 

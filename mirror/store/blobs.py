@@ -1,0 +1,161 @@
+"""Stored blobs as files, by digest.
+
+A blob gets its final name by rename, after its bytes were hashed and synced: nothing half-done ever
+has one.
+"""
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from mirror.errors import DigestInvalid
+from mirror.names import Digest
+from mirror.store.disk import put_synced, storage_failed
+from mirror.store.folder import Folder
+from mirror.store.handles import Handle, Handles, StoredBlob
+from mirror.threads import opened
+
+
+class BlobStore:
+    """Blobs below one folder, which is its own, from `open` to `aclose`.
+
+    Coroutines do their work in a thread; of the rest, what looks at the disk says so.
+    """
+
+    def __init__(self, path: Path, noted: Callable[[bool], None] = lambda _: None) -> None:
+        """For `noted` see Folder."""
+        self.folder = Folder(path, noted)
+        self.paths = self.folder.paths
+        # How many blobs were set aside so far: what was opened before may be one of them.
+        self.set_aside_count = 0
+        self._handles = Handles()
+
+    async def open(self) -> None:
+        """Raises FolderInUse, OSError."""
+        await self.folder.open()
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._handles.close)
+        await self.folder.aclose()
+
+    def find_open(self, digest: Digest) -> StoredBlob | None:
+        """One that is open already, and still what it was, as fstat tells."""
+        return self._handles.take(digest)
+
+    async def find(self, digest: Digest) -> Handle | None:
+        """Opens the blob; `keep` or close it. Raises OSError, with the disk's own reason."""
+        return await opened(lambda: self._find(digest))
+
+    def keep(self, digest: Digest, handle: Handle) -> StoredBlob | None:
+        """Leaves it open for others, who will not look closer. None: it is doubted meanwhile."""
+        return self._handles.keep(digest, handle)
+
+    def is_doubted(self, digest: Digest) -> bool:
+        """Whether a reader of the open blob did not get what it should."""
+        return self._handles.is_doubted(digest)
+
+    async def set_aside(self, digest: Digest, inode: int | None) -> bool:
+        """Takes the blob out of use unless its name has another file by now; None: whatever is
+        there. Whether it was there. Raises OSError.
+        """
+        self._handles.drop(digest)
+        is_gone = await asyncio.to_thread(self._set_aside, digest, inode)
+        self._handles.drop(digest)
+        self.set_aside_count += 1
+        return is_gone
+
+    async def has(self, digest: Digest) -> bool:
+        """Raises StorageFailed."""
+        return await asyncio.to_thread(self._has, digest)
+
+    async def write(self, digest: Digest, content: bytes) -> None:
+        """Stores a small content whose digest was checked. Raises StorageFailed."""
+        await asyncio.to_thread(self._write, digest, content)
+
+    def holds_any(self) -> bool:
+        """Whether there are blobs. Blocking. Raises OSError."""
+        return next(self.walk(), None) is not None
+
+    def walk(self) -> Iterator[tuple[Digest, int, float]]:
+        """All blobs: their size, and when they were stored. Blocking. Raises OSError."""
+        for path in self.paths.blobs.glob("*/*/*"):
+            try:
+                digest = Digest.parse(f"{path.parent.parent.name}:{path.name}")
+            except DigestInvalid:
+                continue
+            if self.paths.blob(digest) == path and path.is_file():
+                found = path.stat()
+                yield digest, found.st_size, found.st_mtime
+
+    def commit(self, data: Path, digest: Digest) -> None:
+        """Gives a synced file its final name. Blocking. Raises OSError."""
+        target = self.paths.blob(digest)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            put_synced(data, target)
+        except OSError:
+            self.folder.note_written(False)
+            raise
+        self.folder.note_written(True)
+
+    def _has(self, digest: Digest) -> bool:
+        try:
+            return self.paths.blob(digest).is_file()
+        except OSError as error:
+            raise storage_failed(error) from error
+
+    def _find(self, digest: Digest) -> Handle | None:
+        path = self.paths.blob(digest)
+        try:
+            # What is no file but a pipe, say, must not be waited for.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a socket, or a device behind which there is nothing
+                raise _no_file() from error
+            raise
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            raise _no_file()
+        return Handle(open(descriptor, "rb", buffering=0), found.st_size)
+
+    def _set_aside(self, digest: Digest, inode: int | None) -> bool:
+        path = self.paths.blob(digest)
+        try:
+            if inode is not None and path.stat().st_ino != inode:
+                return False
+            number = 0
+            while (aside := self.paths.damaged_blob(digest, number)).exists():
+                number += 1
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _write(self, digest: Digest, content: bytes) -> None:
+        """Writers of one content do not share a file: one may be there when the other commits."""
+        beside = self.paths.staged_small()
+        try:
+            self.folder.furnish()
+            with beside.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self.commit(beside, digest)
+        except OSError as error:
+            self.folder.note_written(False)
+            raise storage_failed(error) from error
+        finally:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+
+def _no_file() -> OSError:
+    return IsADirectoryError(errno.EISDIR, "a blob's place is taken by something else")

@@ -1,0 +1,124 @@
+"""The index's database: a file in WAL mode, or its stand-in in memory, and its failures."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import aiosqlite
+import structlog
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from mirror.errors import StorageFailed
+from mirror.store.schema import VERSION, migrate
+from mirror.store.sqlite import InMemory
+
+# An index that fails does so many times a second.
+TOLD_EVERY_SECONDS = 60
+
+_log = structlog.get_logger()
+
+
+class Database:
+    """With the tables of this version, once it is open. `count_error` is told of each failure."""
+
+    def __init__(
+        self, engine: AsyncEngine, count_error: Callable[[], None], memory: InMemory | None = None
+    ) -> None:
+        self.memory = memory
+        self._engine = engine
+        self._count_error = count_error
+        self._told_at: float | None = None
+
+    @classmethod
+    async def open(cls, path: Path, count_error: Callable[[], None]) -> Self:
+        """Creates or migrates the tables. Raises IndexTooNew, StorageFailed."""
+        database = cls(await asyncio.to_thread(_engine_at, path), count_error)
+        await database._migrate()
+        return database
+
+    @classmethod
+    async def in_memory(cls, memory: InMemory, count_error: Callable[[], None]) -> Self:
+        """`memory` outlives it. Raises IndexTooNew, StorageFailed."""
+        database = cls(_engine_in(memory), count_error, memory)
+        await database._migrate()
+        return database
+
+    async def aclose(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction. Raises StorageFailed."""
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            self._note_error(error)
+            raise StorageFailed(
+                f"this mirror's index fails: {type(error).__name__}; its operator should look"
+            ) from error
+
+    async def check_writable(self) -> None:
+        """Full or not; closes a file that can only be read. Raises StorageFailed."""
+        try:
+            async with self.begin() as connection:
+                await connection.execute(text("BEGIN IMMEDIATE"))
+                # To a file that can only be read, SQLite says no as late as here.
+                await connection.execute(text(f"PRAGMA user_version = {VERSION}"))
+                await connection.rollback()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _migrate(self) -> None:
+        """Closes what it cannot bring to this version. Raises IndexTooNew, StorageFailed."""
+        try:
+            async with self.begin() as connection:
+                await connection.run_sync(migrate)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def _note_error(self, error: SQLAlchemyError) -> None:
+        self._count_error()
+        now = time.monotonic()
+        if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
+            self._told_at = now
+            cause = getattr(error, "orig", None) or error
+            _log.error("the index fails", error=f"{type(cause).__name__}: {cause}"[:200])
+
+
+def _engine_at(path: Path) -> AsyncEngine:
+    engine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(path)))
+    event.listen(engine.sync_engine, "connect", _tune)
+    return engine
+
+
+def _engine_in(memory: InMemory) -> AsyncEngine:
+    """With one connection, for which askers wait: nothing takes long there, and what they do in a
+    transaction stays apart.
+    """
+    return create_async_engine(
+        "sqlite+aiosqlite://",
+        async_creator=lambda: aiosqlite.connect(memory.uri, uri=True),
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=1,
+        max_overflow=0,
+    )
+
+
+def _tune(connection: Any, _record: object) -> None:
+    """WAL lets readers go on beside a writer; NORMAL loses at most the last commits in a power cut,
+    which cost an upstream question, never a wrong answer.
+    """
+    cursor = connection.cursor()
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

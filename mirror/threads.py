@@ -1,0 +1,52 @@
+"""Work in a thread whose asker is cancelled: whose the files are that it has open."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+F = TypeVar("F", bound=Closable)
+
+
+async def in_thread(threads: Executor | None, work: Callable[..., T], *arguments: Any) -> T:
+    """Over before this returns, also when cancelled: files get closed next. None: the threads that
+    the event loop has for everybody.
+    """
+    future = asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise
+
+
+async def opened(work: Callable[[], F | None]) -> F | None:
+    """What `work` opens, in a thread; closed again if its asker is cancelled meanwhile."""
+    opening = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unclaimed)
+        raise
+
+
+def _close_unclaimed(opening: "asyncio.Future[F | None]") -> None:
+    """In a thread: closing the last name of a large file takes time."""
+    if opening.cancelled() or opening.exception() is not None:
+        return
+    if (unclaimed := opening.result()) is not None:
+        closing = opening.get_loop().run_in_executor(None, unclaimed.close)
+        closing.add_done_callback(_forget)
+
+
+def _forget(closing: "asyncio.Future[None]") -> None:
+    """Nobody is left to hear what went wrong."""
+    if not closing.cancelled():
+        closing.exception()
