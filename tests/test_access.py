@@ -13,7 +13,7 @@ from tests.fakes.delivery import BEFORE_HEADERS
 from tests.fakes.faults import Gate, IgnoreRange, Stall, Status
 from tests.fakes.images import OCI_INDEX, OCI_MANIFEST, Image, describe, digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
+from tests.support.house import House, mirroring
 
 LAYER = b"a private layer " * 20_000
 HOLDER = "/v2/hub.test/org/secret"

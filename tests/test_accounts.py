@@ -22,8 +22,8 @@ from tests.fakes.auth import BasicAuth, BearerAuth, basic
 from tests.fakes.faults import Status
 from tests.fakes.ratelimit import RateLimitByAccount
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.replies import error_of, is_stale, message_of
+from tests.support.house import House, mirroring
+from tests.support.replies import error_of, is_stale, message_of
 
 APP = "org/app"
 ACCOUNTS = ("alice", "bob", "carol")

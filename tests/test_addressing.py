@@ -15,8 +15,8 @@ from mirror.addressing import Address, Directory, Kind
 from mirror.errors import MirrorError, NameInvalid, NameUnknown
 from mirror.names import Digest, Repository
 from tests.fakes.registry import FakeRegistry
-from tests.house import mirroring
-from tests.replies import error_of, message_of
+from tests.support.house import mirroring
+from tests.support.replies import error_of, message_of
 
 Upstreams = dict[str, FakeRegistry | dict[str, Any]]
 

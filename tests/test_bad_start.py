@@ -21,8 +21,8 @@ from mirror.store.schema import IndexTooNew
 from tests.fakes.faults import Status
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import some_bytes, until_idle
+from tests.support.house import House, mirroring
+from tests.support.layers import some_bytes, until_idle
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"

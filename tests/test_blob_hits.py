@@ -12,8 +12,8 @@ from tests.fakes.client import RawResponse
 from tests.fakes.faults import Trickle
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import APP, UPSTREAM, add_layer, path_of, some_bytes, until_idle
+from tests.support.house import House, mirroring
+from tests.support.layers import APP, UPSTREAM, add_layer, path_of, some_bytes, until_idle
 
 SMALL = some_bytes(2100)
 LARGE = some_bytes(300_000, seed=1)

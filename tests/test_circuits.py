@@ -14,8 +14,8 @@ from mirror.upstream.circuits import Circuit, Failure
 from tests.fakes.auth import BearerAuth
 from tests.fakes.faults import Cut, Fault, Gate, HangUp, Status
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.replies import error_of, message_of
+from tests.support.house import House, mirroring
+from tests.support.replies import error_of, message_of
 
 APP = "org/app"
 TAG = f"/v2/hub.test/{APP}/manifests/latest"

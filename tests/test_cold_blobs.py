@@ -27,8 +27,8 @@ from tests.fakes.faults import (
 )
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import (
+from tests.support.house import House, mirroring
+from tests.support.layers import (
     APP,
     UPSTREAM,
     add_layer,

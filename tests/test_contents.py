@@ -14,7 +14,7 @@ from mirror.store.blobs import BlobStore
 from mirror.store.handles import Handle, StoredBlob
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
-from tests.layers import some_bytes
+from tests.support.layers import some_bytes
 
 LARGE = some_bytes(HOT_BLOB_BYTES + 1)
 DIGEST = Digest.of(LARGE)

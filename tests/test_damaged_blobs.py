@@ -14,9 +14,9 @@ import structlog
 
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import UPSTREAM, add_layer, some_bytes, until_idle, until_stored
-from tests.replies import error_of
+from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM, add_layer, some_bytes, until_idle, until_stored
+from tests.support.replies import error_of
 
 SMALL, LARGE = some_bytes(3_000), some_bytes(300_000, 1)
 APP = "library/app"

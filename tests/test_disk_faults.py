@@ -12,9 +12,9 @@ import pytest
 
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.faulty_disk import Fault, FaultyDisk
-from tests.house import House, mirroring
-from tests.layers import some_bytes, until_idle
+from tests.support.faulty_disk import Fault, FaultyDisk
+from tests.support.house import House, mirroring
+from tests.support.layers import some_bytes, until_idle
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"

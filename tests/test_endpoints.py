@@ -10,7 +10,7 @@ from tests.fakes.auth import BearerAuth
 from tests.fakes.faults import Fault, HangUp, Header, NoDigestHeader, Status
 from tests.fakes.images import OCI_MANIFEST
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
+from tests.support.house import House, mirroring
 
 APP = "org/app"
 TAG = f"/v2/hub.test/{APP}/manifests/latest"

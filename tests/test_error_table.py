@@ -13,8 +13,8 @@ from tests.fakes.client import RawResponse
 from tests.fakes.faults import Fault, Garbage, HangUp, Reset, Stall, Status, WrongByte
 from tests.fakes.images import OCI_INDEX, Image, make_image
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.replies import error_of, is_stale, json_of, message_of
+from tests.support.house import House, mirroring
+from tests.support.replies import error_of, is_stale, json_of, message_of
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"

@@ -35,9 +35,9 @@ from tests.fakes.faults import (
 )
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import UPSTREAM, some_bytes, until_idle
-from tests.replies import is_stale
+from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM, some_bytes, until_idle
+from tests.support.replies import is_stale
 
 # Both hold on the slowest machine; the mirror aims at far less.
 DEADLINE_SECONDS = 15

@@ -17,12 +17,12 @@ from mirror.web.places import connections_allowed, place_of
 from tests.fakes.images import OCI_INDEX
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
-from tests.house import mirroring
-from tests.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
-from tests.process import serving
-from tests.procfs import memory_bytes
 from tests.support.connections import answer_of, connect, connected
+from tests.support.house import mirroring
+from tests.support.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
 from tests.support.limits import descriptors_allowed, most_descriptors
+from tests.support.process import serving
+from tests.support.procfs import memory_bytes
 
 MANIFEST = f"/v2/{UPSTREAM}/{APP}/manifests/latest"
 HEAD = b"GET %b HTTP/1.1\r\nHost: mirror\r\n\r\n"

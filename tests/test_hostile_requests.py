@@ -10,9 +10,9 @@ import pytest
 import mirror.web.connection
 from tests.fakes.client import RawStream
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import APP, UPSTREAM
 from tests.support.connections import answer_of, connect, connected
+from tests.support.house import House, mirroring
+from tests.support.layers import APP, UPSTREAM
 from tests.support.limits import descriptors_allowed, most_descriptors
 
 OK = "HTTP/1.1\r\nHost: mirror"

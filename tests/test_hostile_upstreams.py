@@ -21,10 +21,10 @@ from tests.fakes.auth import BearerAuth
 from tests.fakes.faults import Header, OtherBody, Status
 from tests.fakes.images import OCI_MANIFEST, digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.internet import PRIVATE, PUBLIC, PUBLIC_CDN, pretend
-from tests.layers import APP, UPSTREAM, add_layer, some_bytes
-from tests.replies import error_of, json_of
+from tests.support.house import House, mirroring
+from tests.support.internet import PRIVATE, PUBLIC, PUBLIC_CDN, pretend
+from tests.support.layers import APP, UPSTREAM, add_layer, some_bytes
+from tests.support.replies import error_of, json_of
 
 TAG = f"/v2/{UPSTREAM}/{APP}/manifests/latest"
 TAGS = f"/v2/{UPSTREAM}/{APP}/tags/list"

@@ -22,9 +22,9 @@ from mirror.store.recovery import Recovered, recover
 from mirror.store.schema import IndexTooNew
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import until_idle
-from tests.replies import error_of, manifests_asked
+from tests.support.house import House, mirroring
+from tests.support.layers import until_idle
+from tests.support.replies import error_of, manifests_asked
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"

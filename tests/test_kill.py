@@ -13,14 +13,14 @@ from signal import SIGKILL
 
 import pytest
 
-from tests.crowd import fetch
 from tests.fakes.client import raw_get, raw_open
 from tests.fakes.faults import Gate, Trickle
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
-from tests.layers import APP, UPSTREAM, add_layer, path_of
-from tests.nursery import Succession, succession
-from tests.process import write_settings
+from tests.support.crowd import fetch
+from tests.support.layers import APP, UPSTREAM, add_layer, path_of
+from tests.support.nursery import Succession, succession
+from tests.support.process import write_settings
 
 SEED = 4
 KILLS = 50

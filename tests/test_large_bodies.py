@@ -13,8 +13,8 @@ from mirror.upstream.body import FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES, MAX_GROWN_B
 from tests.fakes.client import raw_get
 from tests.fakes.faults import Cut, NoLength
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import UPSTREAM, add_layer, some_bytes
+from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM, add_layer, some_bytes
 
 SIZES = (1, 65_536, FIRST_BLOCK_BYTES - 1, FIRST_BLOCK_BYTES, FIRST_BLOCK_BYTES + 1, 12_000_077)
 

@@ -11,7 +11,7 @@ import structlog
 from mirror.proxy import ledger
 from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
+from tests.support.house import House, mirroring
 
 
 async def asked(mirror: House, statement: str) -> list[tuple[int]]:

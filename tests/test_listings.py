@@ -8,12 +8,12 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 
-from tests.clocks import Clocks
 from tests.fakes.faults import Delay, Fault, Garbage, Gate, GenericType, HangUp, Header, Status
 from tests.fakes.images import OCI_INDEX, OCI_MANIFEST, Image, digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.replies import error_of, is_stale, json_of, manifests_asked
+from tests.support.clocks import Clocks
+from tests.support.house import House, mirroring
+from tests.support.replies import error_of, is_stale, json_of, manifests_asked
 
 APP = "library/app"
 TAGS = "/v2/app/tags/list"

@@ -29,8 +29,8 @@ from tests.fakes.delivery import Answer
 from tests.fakes.faults import Cut, Fault, Garbage, HangUp, Status
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.seen import Seen
-from tests.house import House, mirroring
-from tests.internet import pretend
+from tests.support.house import House, mirroring
+from tests.support.internet import pretend
 
 APP = "org/app"
 TAG = f"/v2/hub.test/{APP}/manifests/latest"

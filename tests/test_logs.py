@@ -26,9 +26,9 @@ from tests.fakes.client import raw_get, raw_open
 from tests.fakes.faults import Stall
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
-from tests.house import House, mirroring
-from tests.layers import APP, UPSTREAM, add_layer, path_of, some_bytes, until_idle
-from tests.process import serving
+from tests.support.house import House, mirroring
+from tests.support.layers import APP, UPSTREAM, add_layer, path_of, some_bytes, until_idle
+from tests.support.process import serving
 
 Format = Literal["json", "text"]
 DATA = some_bytes(200_000)

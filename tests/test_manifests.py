@@ -19,8 +19,8 @@ from tests.fakes.images import (
     digest_of,
 )
 from tests.fakes.registry import FakeRegistry
-from tests.house import mirroring
-from tests.replies import error_of, manifests_asked, message_of
+from tests.support.house import mirroring
+from tests.support.replies import error_of, manifests_asked, message_of
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import procfs
-from tests.crowd import Reader, ask, read_all
 from tests.fakes.registry import FakeRegistry
-from tests.layers import UPSTREAM, add_layer, eventually
-from tests.process import Process, serving
+from tests.support import procfs
+from tests.support.crowd import Reader, ask, read_all
+from tests.support.layers import UPSTREAM, add_layer, eventually
+from tests.support.process import Process, serving
 
 BLOB_BYTES = 200_000_000
 CLIENTS = 200

@@ -16,8 +16,8 @@ from tests.fakes.client import raw_open
 from tests.fakes.faults import Gate, Status, WrongByte
 from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import (
+from tests.support.house import House, mirroring
+from tests.support.layers import (
     APP,
     UPSTREAM,
     add_layer,

@@ -10,8 +10,8 @@ from mirror.names import Repository, Tag
 from mirror.store.index import Index, RememberedTag
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.replies import error_of, is_stale, json_of, message_of
+from tests.support.house import House, mirroring
+from tests.support.replies import error_of, is_stale, json_of, message_of
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"

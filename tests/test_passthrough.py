@@ -12,8 +12,8 @@ from mirror.downloads import tries
 from tests.fakes.faults import Cut, Fault, Gate, NoLength, Stall, WrongByte
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import UPSTREAM, add_layer, eventually, path_of, read_some, some_bytes
+from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM, add_layer, eventually, path_of, read_some, some_bytes
 
 DATA = some_bytes(700_000)
 

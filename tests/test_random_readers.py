@@ -25,8 +25,8 @@ from tests.fakes.faults import (
     Trickle,
 )
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import UPSTREAM, add_layer, some_bytes, until_idle
+from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM, add_layer, some_bytes, until_idle
 
 READERS = 12
 FAULTY_ANSWERS = 8

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
-from tests.house import House, mirroring
-from tests.layers import APP, UPSTREAM
+from tests.support.house import House, mirroring
+from tests.support.layers import APP, UPSTREAM
 
 EXAMPLES = 250
 ANSWER_SECONDS = 15

@@ -10,8 +10,15 @@ from mirror.downloads import transfer, tries
 from tests.fakes.client import raw_open
 from tests.fakes.faults import Cut, Fault, Gate, Header, IgnoreRange, NoLength, Status, Trickle
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import UPSTREAM, add_layer, read_some, some_bytes, until_idle, until_stored
+from tests.support.house import House, mirroring
+from tests.support.layers import (
+    UPSTREAM,
+    add_layer,
+    read_some,
+    some_bytes,
+    until_idle,
+    until_stored,
+)
 
 BIG = some_bytes(20_000_000)
 HELD_BACK = 1024

@@ -12,7 +12,6 @@ from mirror.allowance import Allowance
 from mirror.metrics import Metrics
 from mirror.upstream.definition import Account, Upstream
 from mirror.upstream.ratelimit import RateLimits
-from tests.clocks import Clocks
 from tests.fakes.answers import error
 from tests.fakes.auth import Auth, BasicAuth, Door, basic, read_basic
 from tests.fakes.delivery import Answer, Delivery
@@ -20,8 +19,9 @@ from tests.fakes.faults import Header, Status
 from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.seen import Seen
-from tests.house import House, mirroring
-from tests.replies import is_stale, message_of
+from tests.support.clocks import Clocks
+from tests.support.house import House, mirroring
+from tests.support.replies import is_stale, message_of
 
 APP = "org/app"
 TAG = f"/v2/hub.test/{APP}/manifests/latest"

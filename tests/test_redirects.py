@@ -10,8 +10,8 @@ from tests.fakes.auth import BasicAuth, BearerAuth
 from tests.fakes.faults import Header, Status
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.internet import LINK_LOCAL, PRIVATE, PRIVATE_CDN, PUBLIC, PUBLIC_CDN, pretend
+from tests.support.house import House, mirroring
+from tests.support.internet import LINK_LOCAL, PRIVATE, PRIVATE_CDN, PUBLIC, PUBLIC_CDN, pretend
 
 APP = "org/app"
 DATA = bytes(range(256)) * 1000

@@ -17,9 +17,9 @@ from tests.fakes.faults import Gate
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
-from tests.house import House, mirroring
-from tests.layers import APP, UPSTREAM, add_layer, some_bytes, until_idle
 from tests.support.connections import answer_of, connected
+from tests.support.house import House, mirroring
+from tests.support.layers import APP, UPSTREAM, add_layer, some_bytes, until_idle
 
 TAG = f"/v2/{UPSTREAM}/{APP}/manifests/latest"
 Connection = tuple[asyncio.Transport, Wire]

@@ -5,8 +5,8 @@ from pathlib import Path
 from tests.fakes.auth import BasicAuth
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import mirroring
-from tests.replies import is_stale, json_of
+from tests.support.house import mirroring
+from tests.support.replies import is_stale, json_of
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"

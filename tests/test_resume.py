@@ -9,8 +9,8 @@ from mirror.downloads import tries
 from tests.fakes.faults import Cut, HangUp, IgnoreRange, NoLength
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import UPSTREAM, add_layer, some_bytes, until_idle
+from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM, add_layer, some_bytes, until_idle
 
 DATA = some_bytes(3_000_000)
 HALF = len(DATA) // 2

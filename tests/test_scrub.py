@@ -19,8 +19,8 @@ from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
 from mirror.store.scrub import CHECK_EVERY_SECONDS, RETRY_SECONDS, STEP_BYTES, Pace, Scrub
 from tests.fakes.registry import FakeRegistry
-from tests.house import mirroring
-from tests.layers import some_bytes
+from tests.support.house import mirroring
+from tests.support.layers import some_bytes
 
 AS_FAST_AS_CAN_BE = 1 << 40
 ONE, TWO, THREE = (some_bytes(3_000, seed) for seed in range(3))

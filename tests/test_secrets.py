@@ -16,7 +16,7 @@ from tests.fakes.auth import Auth, BasicAuth, BearerAuth
 from tests.fakes.client import RawResponse
 from tests.fakes.faults import Fault, Garbage, HangUp, Status
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
+from tests.support.house import House, mirroring
 
 APP = "org/app"
 PASSWORD = "correct-horse-battery"  # noqa: S105 - the secret of these tests

@@ -13,9 +13,9 @@ from tests.fakes.client import raw_open
 from tests.fakes.faults import Gate, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
-from tests.layers import UPSTREAM, add_layer, some_bytes
-from tests.process import serving
+from tests.support.layers import UPSTREAM, add_layer, some_bytes
 from tests.support.limits import descriptors_allowed, most_descriptors
+from tests.support.process import serving
 
 DATA = some_bytes(300_000)
 

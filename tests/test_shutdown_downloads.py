@@ -10,8 +10,8 @@ from tests.fakes.client import raw_get
 from tests.fakes.faults import Cut, Fault, Gate
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import UPSTREAM, add_layer, eventually, read_some, some_bytes, until_idle
+from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM, add_layer, eventually, read_some, some_bytes, until_idle
 
 DATA = some_bytes(10_000_000)
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.fakes.client import raw_get
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import UPSTREAM
+from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM
 
 
 async def test_a_serving_mirror_is_alive_and_ready(tmp_path: Path, registry: FakeRegistry) -> None:

@@ -11,8 +11,8 @@ import structlog
 
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.replies import error_of, json_of, manifests_asked
+from tests.support.house import House, mirroring
+from tests.support.replies import error_of, json_of, manifests_asked
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"

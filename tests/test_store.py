@@ -18,7 +18,7 @@ from mirror.store.folder import FolderInUse
 from mirror.store.leftovers import ABANDONED_SECONDS
 from mirror.store.staging import StagedBlob
 from mirror.threads import opened
-from tests.layers import some_bytes
+from tests.support.layers import some_bytes
 
 DATA = some_bytes(100_000)
 DIGEST = Digest.of(DATA)

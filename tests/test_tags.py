@@ -12,8 +12,8 @@ from tests.fakes.client import RawResponse
 from tests.fakes.faults import Gate, GenericType, NoDigestHeader, Status
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.replies import error_of, is_stale, manifests_asked
+from tests.support.house import House, mirroring
+from tests.support.replies import error_of, is_stale, manifests_asked
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"

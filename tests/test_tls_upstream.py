@@ -14,7 +14,7 @@ import trustme
 from tests.fakes.auth import BearerAuth
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
+from tests.support.house import House, mirroring
 
 APP = "org/app"
 DATA = bytes(range(256)) * 1000

@@ -12,8 +12,8 @@ from mirror.upstream.transport import Pool
 from tests.fakes.auth import BearerAuth
 from tests.fakes.faults import Delay, Gate, Stall, Status, Trickle
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.replies import error_of, message_of
+from tests.support.house import House, mirroring
+from tests.support.replies import error_of, message_of
 
 APP = "org/app"
 TAG = f"/v2/hub.test/{APP}/manifests/latest"

@@ -9,8 +9,8 @@ import pytest
 from tests.fakes.client import RawResponse
 from tests.fakes.faults import Fault, Garbage, Gate, NoLength, Status, WrongByte
 from tests.fakes.registry import FakeRegistry
-from tests.house import House, mirroring
-from tests.layers import (
+from tests.support.house import House, mirroring
+from tests.support.layers import (
     APP,
     UPSTREAM,
     add_layer,
@@ -20,7 +20,7 @@ from tests.layers import (
     until_idle,
     until_stored,
 )
-from tests.replies import error_of
+from tests.support.replies import error_of
 
 MISMATCHES = "mirror_digest_mismatches_total"
 

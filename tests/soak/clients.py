@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from tests.fakes.client import RawResponse, raw_open
 from tests.fakes.images import Image, digest_of
-from tests.nursery import Succession
 from tests.soak.plan import Doing, Operation
 from tests.soak.revocations import Excuses
 from tests.soak.tally import NEVER, Tally
 from tests.soak.upstream import SoakRegistry
+from tests.support.nursery import Succession
 
 UPSTREAM = "registry.test"
 PATIENCE_SECONDS = 40

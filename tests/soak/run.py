@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
-from tests import procfs
-from tests.layers import eventually
-from tests.nursery import Succession, succession
-from tests.process import write_settings
 from tests.soak.clients import UPSTREAM, Clients
 from tests.soak.plan import ROUND_SECONDS, Event, Operation, Plan, Round
 from tests.soak.tally import Sample, Tally
 from tests.soak.upstream import SoakRegistry
+from tests.support import procfs
+from tests.support.layers import eventually
+from tests.support.nursery import Succession, succession
+from tests.support.process import write_settings
 
 Say = Callable[[str], None]
 

@@ -8,12 +8,12 @@ from multidict import CIMultiDict
 from tests.fakes.client import raw_get
 from tests.fakes.delivery import Answer
 from tests.fakes.seen import Seen
-from tests.house import mirroring
-from tests.layers import add_layer
 from tests.soak.clients import UPSTREAM
 from tests.soak.plan import Ware
 from tests.soak.revocations import Excuses, Revocations
 from tests.soak.upstream import SoakRegistry
+from tests.support.house import mirroring
+from tests.support.layers import add_layer
 
 PATH, OTHER = "/v2/org/app/blobs/sha256:1", "/v2/org/app/blobs/sha256:2"
 FIRST, SECOND = "Bearer first", "Bearer second"

@@ -11,7 +11,7 @@ from tests.fakes.client import Ended, RawResponse, raw_open
 from tests.fakes.faults import Gate
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
-from tests.house import House
+from tests.support.house import House
 
 UPSTREAM = "registry.test"
 APP = "org/app"

@@ -17,8 +17,8 @@ import yaml
 
 from tests.fakes.client import RawResponse, raw_get
 from tests.fakes.registry import FakeRegistry
-from tests.layers import eventually
 from tests.real.mirror import IMPORTABLE, SERVE
+from tests.support.layers import eventually
 
 START_SECONDS = 20
 

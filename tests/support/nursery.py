@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.client import RawResponse, raw_get
-from tests.layers import eventually
-from tests.procfs import is_alive
 from tests.real.mirror import IMPORTABLE
+from tests.support.layers import eventually
+from tests.support.procfs import is_alive
 
 START_SECONDS = 30
 
@@ -48,7 +48,7 @@ class Nursery:
 @asynccontextmanager
 async def nursery(prelude: str = "") -> AsyncIterator[Nursery]:
     """`prelude` is Python that runs before the program is imported, to let the system misbehave."""
-    program = f"{prelude}\nfrom tests.nursery import tend\ntend()"
+    program = f"{prelude}\nfrom tests.support.nursery import tend\ntend()"
     environment = {**os.environ, **IMPORTABLE}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, env=environment, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
