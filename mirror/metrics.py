@@ -127,6 +127,9 @@ class Metrics:
             "mirror_storage_writable", "1: the disk took what was last written to it, 0: it did not"
         )
         self._storage_writable.set(1)
+        self.storage_room_bytes = gauge(
+            "mirror_storage_room_bytes", "Free for downloads, when the last one began"
+        )
         self._keep_series_at_hand()
 
     def _keep_series_at_hand(self) -> None:

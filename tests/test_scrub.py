@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from mirror.store.quarantine import Quarantine
 from mirror.store.scrub import CHECK_EVERY_SECONDS, RETRY_SECONDS, STEP_BYTES, Pace, Scrub
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import mirroring
-from tests.support.layers import some_bytes
+from tests.support.layers import UPSTREAM, add_layer, eventually, some_bytes, until_idle
 
 AS_FAST_AS_CAN_BE = 1 << 40
 ONE, TWO, THREE = (some_bytes(3_000, seed) for seed in range(3))
@@ -52,6 +53,9 @@ class Room:
         found = (each for family in families for each in family.samples if each.name == sample)
         return sum(each.value for each in found if labels.items() <= each.labels.items())
 
+    async def has_set_aside(self) -> bool:
+        return bool(self.set_aside())
+
     def set_aside(self) -> set[str]:
         return {
             path.name for path in (self.store.paths.root / "damaged").rglob("*") if path.is_file()
@@ -68,6 +72,41 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     await quarantine.aclose()
     await index.aclose()
     await store.aclose()
+
+
+async def test_what_is_wanted_comes_before_what_is_due(room: Room) -> None:
+    for data in (ONE, TWO):
+        await room.add(data)
+    wanted = await room.add(THREE)
+    room.store.paths.blob(wanted).write_bytes(bytes(len(THREE)))
+    scrub = room.scrub()
+    async with at_work(scrub):
+        await asyncio.sleep(0.05)
+        assert not room.set_aside(), "nothing is due"
+        scrub.check_soon(wanted)
+        await eventually(room.has_set_aside)
+    assert room.set_aside() == {wanted.hex}
+    assert room.counted("mirror_scrubbed_bytes_total") == len(THREE)
+
+
+async def test_a_blob_that_a_client_pulls_again_is_checked_out_of_turn(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same size, other bytes: whoever pulls it notices, and pulls it again."""
+    monkeypatch.setattr("mirror.app.Pace", partial(Pace, first_after_seconds=0.0))
+    data = some_bytes(300_000)
+    path = add_layer(registry, data)
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        assert (await house.get(path)).body == data
+        await until_idle(house)
+        (file,) = (house.storage / "blobs").glob("*/*/*")
+        file.write_bytes(bytes(len(data)))
+        assert (await house.get(path, {"Range": "bytes=0-9"})).body == bytes(10)
+        for _ in range(2):
+            assert (await house.get(path)).body == bytes(len(data))
+        assert (await house.get_until(path, lambda answer: answer.body == data)).status == 200
+        assert await house.metric("mirror_damaged_blobs_total", reason="bytes") == 1
+        assert registry.count("GET", "blob") == 2
 
 
 @asynccontextmanager

@@ -34,18 +34,19 @@ def no_complaints(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
-async def test_a_download_without_clients_may_end(registry: FakeRegistry, tmp_path: Path) -> None:
+async def test_a_download_without_clients_is_left_for_the_next_start(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
     gate = Gate(5_000_000)
     registry.fail(gate, kind="blob")
-    async with (
-        asyncio.TaskGroup() as tasks,
-        mirroring(tmp_path, {UPSTREAM: registry}, shutdown_grace="20s") as house,
-    ):
-        await read_some(house.url + add_layer(registry, DATA), 1000)
-        tasks.create_task(open_when_closing(house, gate))
-    assert house.stored_blobs() == {digest_of(DATA)}
-    assert house.staged() == []
-    assert registry.count() == 1
+    path = add_layer(registry, DATA)
+    async with mirroring(tmp_path, {UPSTREAM: registry}, shutdown_grace="1h") as house:
+        await read_some(house.url + path, 4_000_000)
+    assert house.stored_blobs() == set()
+    gate.open()
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        assert (await house.get(path)).body == DATA
+    assert int(registry.requests[-1].headers["Range"][6:-1]) >= 3_999_999
 
 
 async def test_an_answer_may_end_with_its_download(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ class Downloads:
         try:
             client = self._clients[arrival.source.upstream]
             room_bytes = await in_thread(self._threads, self._store.folder.room_bytes)
+            self._metrics.storage_room_bytes.set(room_bytes)
             check_room = partial(self._check_room, room_bytes)
             await Transfer(arrival, client, self._threads, self._metrics, check_room).run()
             size_bytes = await arrival.wait_size()
@@ -161,6 +162,7 @@ class Downloads:
         """For all that is on its way together. Raises StorageFailed."""
         coming_bytes = sum(arrival.missing_bytes() for arrival in self._arrivals.values())
         if coming_bytes > room_bytes:
+            self._store.folder.note_written(False)
             raise StorageFailed(
                 f"this mirror's disk has no room for the {coming_bytes} bytes that are on their way"
             )

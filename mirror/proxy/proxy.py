@@ -15,9 +15,11 @@ from mirror.proxy.blobs import Blobs
 from mirror.proxy.contents import Contents
 from mirror.proxy.listings import Listings
 from mirror.proxy.manifests import Manifests
+from mirror.proxy.suspicions import Suspicions
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
+from mirror.store.scrub import Scrub
 from mirror.upstream.client import UpstreamClient
 
 
@@ -29,6 +31,7 @@ class Proxy:
         store: BlobStore,
         index: Index,
         quarantine: Quarantine,
+        scrub: Scrub,
         clients: Mapping[str, UpstreamClient],
         metrics: Metrics,
     ) -> None:
@@ -42,6 +45,7 @@ class Proxy:
         self.manifests = Manifests(clients, index, self._contents, self._access, absences, metrics)
         self.blobs = Blobs(self._contents, self._downloads, self._access, absences, metrics)
         self.listings = Listings(clients, index)
+        self.suspicions = Suspicions(scrub.check_soon)
 
     async def open(self) -> None:
         await self._contents.open()

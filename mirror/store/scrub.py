@@ -32,6 +32,7 @@ FIRST_AFTER_SECONDS = 60.0
 # Between two looks for blobs that are due, and after a failure of the index.
 IDLE_SECONDS = 300.0
 BATCH_BLOBS = 64
+MAX_URGENT_BLOBS = 1000
 
 _log = structlog.get_logger()
 
@@ -63,10 +64,18 @@ class Scrub:
         self._metrics = metrics
         self._pace = pace
         self._task: asyncio.Task[None] | None = None
+        self._urgent: dict[Digest, None] = {}
+        self._is_wanted = asyncio.Event()
 
     def open(self) -> None:
         if self._pace.bytes_per_second:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="scrub")
+
+    def check_soon(self, digest: Digest) -> None:
+        """Before all that is due, at the same pace."""
+        if len(self._urgent) < MAX_URGENT_BLOBS:
+            self._urgent[digest] = None
+            self._is_wanted.set()
 
     async def aclose(self) -> None:
         if self._task is not None:
@@ -85,18 +94,34 @@ class Scrub:
                 _log.exception("the scrub failed; it goes on")
                 found_any = False
             if not found_any:
-                await asyncio.sleep(self._pace.idle_seconds)
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Until something may be due, or is wanted."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.idle_seconds):
+                await self._is_wanted.wait()
 
     async def check_batch(self) -> bool:
         """Checks some of the blobs that are due; whether there were any. Raises StorageFailed."""
+        while self._urgent:
+            await self._check_and_note(next(iter(self._urgent)))
+        self._is_wanted.clear()
         checked_before = self._pace.now() - CHECK_EVERY_SECONDS
         due = await self._index.blobs_to_check(checked_before, BATCH_BLOBS)
         for digest in due:
-            is_settled = await self._check(digest)
-            until_due_seconds = CHECK_EVERY_SECONDS if is_settled else RETRY_SECONDS
-            checked_at = self._pace.now() + until_due_seconds - CHECK_EVERY_SECONDS
-            await self._index.note_checked([digest], checked_at)
+            if self._urgent:
+                break
+            await self._check_and_note(digest)
         return bool(due)
+
+    async def _check_and_note(self, digest: Digest) -> None:
+        """Raises StorageFailed."""
+        self._urgent.pop(digest, None)
+        is_settled = await self._check(digest)
+        until_due_seconds = CHECK_EVERY_SECONDS if is_settled else RETRY_SECONDS
+        checked_at = self._pace.now() + until_due_seconds - CHECK_EVERY_SECONDS
+        await self._index.note_checked([digest], checked_at)
 
     async def _check(self, digest: Digest) -> bool:
         """Whether it is right, or out of use. A disk that does not give the bytes just now is no

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from math import inf
 
 from aiohttp import web
@@ -11,6 +12,7 @@ from cachetools import LRUCache
 
 from mirror.addressing import Address, Directory, Kind
 from mirror.downloads.passthrough import PassThrough
+from mirror.downloads.reader import StoredReader
 from mirror.errors import NameInvalid, Unsupported, UpstreamUnreachable
 from mirror.manifest import BLOB_TYPE, OCI_INDEX
 from mirror.metrics import Cache, Metrics
@@ -137,7 +139,10 @@ class Registry:
         try:
             if is_unchanged(request, digest):
                 return web.Response(status=304, headers={**headers, **content_headers(digest)})
-            return await send_blob(request, reply, digest, headers, self._metrics)
+            response = await send_blob(request, reply, digest, headers, self._metrics)
+            if isinstance(reply.content, StoredReader) and _is_whole(response, facts):
+                self._proxy.suspicions.note_given(digest, request.remote or "")
+            return response
         finally:
             if not isinstance(reply.content, bytes | PassThrough):
                 await reply.content.aclose()
@@ -174,6 +179,10 @@ class Registry:
             following = {"n": str(len(page)), "last": page[-1]}
         headers = base_headers(address) | _link_headers(request, following)
         return json_reply({"repositories": page}, headers)
+
+
+def _is_whole(response: web.StreamResponse, facts: Facts) -> bool:
+    return response.status == HTTPStatus.OK and facts.sent_bytes == response.content_length
 
 
 def _is_in_background(request: web.BaseRequest) -> bool:
