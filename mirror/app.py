@@ -15,9 +15,11 @@ from mirror.proxy.ledger import Ledger
 from mirror.proxy.proxy import Proxy
 from mirror.store.backup import IndexBackup
 from mirror.store.blobs import BlobStore
+from mirror.store.eviction import Eviction, Limits
 from mirror.store.quarantine import Quarantine
 from mirror.store.recovery import close_index, open_index
 from mirror.store.scrub import Pace, Scrub
+from mirror.store.usage import Usage
 from mirror.upstream.body import Blocks
 from mirror.upstream.client import UpstreamClient
 from mirror.upstream.definition import Account, Upstream
@@ -46,7 +48,11 @@ async def running(settings: Settings) -> AsyncIterator[int]:
             backup.open()
         house.push_async_callback(close_index, index, store)
         house.push_async_callback(backup.aclose)
-        quarantine = Quarantine(store, index, metrics)
+        usage = Usage(metrics)
+        eviction = Eviction(store, index, usage, metrics, _limits(settings))
+        house.push_async_callback(eviction.aclose)
+        await eviction.open()
+        quarantine = Quarantine(store, index, usage, metrics)
         house.push_async_callback(quarantine.aclose)
         clients: dict[str, UpstreamClient] = {}
         blocks = Blocks()
@@ -59,9 +65,8 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         await ledger.open()
         scrub = Scrub(store, index, quarantine, metrics, Pace(settings.storage.scrub_rate))
         house.push_async_callback(scrub.aclose)
-        proxy = Proxy(store, index, quarantine, scrub, clients, metrics)
+        proxy = Proxy(store, index, quarantine, scrub, usage, eviction, clients, metrics)
         house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
-        await proxy.open()
         scrub.open()
         registry = Registry(_directory(settings), proxy, metrics)
         server = Server(registry, Status(metrics, proxy.check_ready), metrics)
@@ -107,6 +112,10 @@ def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
         idle_timeout_seconds=settings.idle_timeout,
         keeps_vanished=settings.when_gone == "serve",
     )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.storage.max_size, settings.storage.min_free)
 
 
 def _tls_context(settings: Tls) -> ssl.SSLContext | None:

@@ -22,6 +22,9 @@ from mirror.pulls import RepositoryPulls
 
 NO_UPSTREAM = "-"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_UNUSED_BUCKETS_SECONDS = tuple(
+    hours * 3600 for hours in (0.1, 1, 6, 24, 3 * 24, 7 * 24, 30 * 24, 90 * 24)
+)
 _FIRST_BYTE_BUCKETS_SECONDS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -115,6 +118,19 @@ class Metrics:
             "1: the endpoint is left alone for a while, since it failed",
             ["upstream", "endpoint", "class"],
         )
+        self._evicted_blobs = counter("mirror_evicted_blobs", "Blobs that made room for others")
+        self._evicted_bytes = counter("mirror_evicted_bytes", "Their bytes")
+        self._evicted_unused = Histogram(
+            "mirror_evicted_unused_seconds",
+            "How long they had not been used",
+            registry=self._registry,
+            buckets=_UNUSED_BUCKETS_SECONDS,
+        )
+        self._evicted_too_early = counter(
+            "mirror_evicted_too_early_bytes",
+            "Bytes of evicted blobs that came again, and would have stayed on a larger disk",
+            ["larger_by"],
+        )
         self._damaged_blobs = counter(
             "mirror_damaged_blobs", "Stored blobs that were set aside, or had gone", ["reason"]
         )
@@ -190,9 +206,14 @@ class Metrics:
     def circuit(self, upstream: str, endpoint: str, request_class: str, *, is_open: bool) -> None:
         self._circuit_open.labels(upstream, endpoint, request_class).set(int(is_open))
 
-    def stored(self, blobs: int, size_bytes: int) -> None:
-        self.cache_blobs.inc(blobs)
-        self.cache_bytes.inc(size_bytes)
+    def evicted(self, size_bytes: int, unused_seconds: float) -> None:
+        self._evicted_blobs.inc()
+        self._evicted_bytes.inc(size_bytes)
+        self._evicted_unused.observe(unused_seconds)
+
+    def evicted_too_early(self, larger_by: str, size_bytes: int) -> None:
+        """`larger_by` is one of a few shares of the disk (see store/ghosts.py)."""
+        self._evicted_too_early.labels(larger_by).inc(size_bytes)
 
     def damaged(self, reason: str) -> None:
         self._damaged_blobs.labels(reason).inc()

@@ -453,9 +453,10 @@ def test_one_or_two_underscores_lead_one_level_down(variable: str) -> None:
             "MIRROR_LOG_LEVL: log.levl: no setting has this name; did you mean MIRROR_LOG__LEVEL?",
         ),
         (
-            {"MIRROR_STORAGE__SIZE": "1GiB"},
-            "MIRROR_STORAGE__SIZE: storage.size: no setting has this name; "
-            "known here: MIRROR_STORAGE__PATH, MIRROR_STORAGE__SCRUB_RATE",
+            {"MIRROR_STORAGE__FOLDER": "1GiB"},
+            "MIRROR_STORAGE__FOLDER: storage.folder: no setting has this name; "
+            "known here: MIRROR_STORAGE__MAX_SIZE, MIRROR_STORAGE__MIN_FREE, MIRROR_STORAGE__PATH, "
+            "MIRROR_STORAGE__SCRUB_RATE",
         ),
         ({"MIRROR_LISTEN": ""}, f"MIRROR_LISTEN: listen: {AN_ADDRESS}"),
         ({"MIRROR_LOG": "text"}, f"MIRROR_LOG: log: {A_MAPPING}"),

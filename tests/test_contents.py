@@ -11,9 +11,11 @@ from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.proxy.contents import HOT_BLOB_BYTES, Contents
 from mirror.store.blobs import BlobStore
+from mirror.store.eviction import Eviction, Limits
 from mirror.store.handles import Handle, StoredBlob
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
+from mirror.store.usage import Usage
 from tests.support.layers import some_bytes
 
 LARGE = some_bytes(HOT_BLOB_BYTES + 1)
@@ -36,8 +38,10 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     store, metrics = BlobStore(tmp_path / "data"), Metrics()
     await store.open()
     index = await Index.open(store.paths.index)
-    quarantine = Quarantine(store, index, metrics)
-    contents = Contents(store, index, quarantine, metrics)
+    usage = Usage(metrics)
+    quarantine = Quarantine(store, index, usage, metrics)
+    eviction = Eviction(store, index, usage, metrics, Limits())
+    contents = Contents(store, index, quarantine, usage, eviction)
     yield Room(store, index, contents)
     await contents.aclose()
     await quarantine.aclose()

@@ -63,8 +63,10 @@ def test_each_setting_stands_in_the_readme(key: str) -> None:
 
 def test_the_example_of_all_settings_loads_and_tells_the_defaults(tmp_path: Path) -> None:
     told, embedded = the_example(tmp_path), load(None, {})
-    for name in set(Settings.model_fields) - {"upstreams", "default_upstream"}:
+    for name in set(Settings.model_fields) - {"upstreams", "default_upstream", "storage"}:
         assert getattr(told, name) == getattr(embedded, name), name
+    of_the_disk = {"max_size": None, "min_free": None}
+    assert told.storage.model_copy(update=of_the_disk) == embedded.storage
     assert told.default_upstream == embedded.default
     hub, default_hub = told.upstreams["docker.io"], embedded.upstreams["docker.io"]
     for name in set(UpstreamSettings.model_fields) - {"credentials"}:

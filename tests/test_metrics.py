@@ -257,6 +257,6 @@ async def test_the_number_of_series_is_bounded_whatever_clients_ask(house: House
 
 def test_two_mirrors_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
-    one.stored(1, 10)
+    one.cache_blobs.set(1)
     assert b"mirror_cache_blobs 1.0" in one.render()
     assert b"mirror_cache_blobs 0.0" in other.render()

@@ -19,6 +19,7 @@ from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
 from mirror.store.scrub import CHECK_EVERY_SECONDS, RETRY_SECONDS, STEP_BYTES, Pace, Scrub
+from mirror.store.usage import Usage
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import mirroring
 from tests.support.layers import UPSTREAM, add_layer, eventually, some_bytes, until_idle
@@ -67,7 +68,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     store, metrics = BlobStore(tmp_path / "data"), Metrics()
     await store.open()
     index = await Index.open(store.paths.index)
-    quarantine = Quarantine(store, index, metrics)
+    quarantine = Quarantine(store, index, Usage(metrics), metrics)
     yield Room(store, index, quarantine, metrics)
     await quarantine.aclose()
     await index.aclose()

@@ -165,6 +165,8 @@ class UpstreamSettings(_Model):
 
 class Storage(_Model):
     path: Annotated[Path, BeforeValidator(_path)] = Path("mirror-data")
+    max_size: Annotated[Bytes, Field(gt=0)] | None = None
+    min_free: Bytes | None = None
     scrub_rate: Bytes = 20 * 1024 * 1024
 
 

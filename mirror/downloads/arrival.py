@@ -37,6 +37,9 @@ class Arrival:
         self.expected_bytes = expected_bytes
         self.size_bytes: int | None = None
         self.size_told = False
+        # Room that was asked for where nobody tells the size.
+        self.reserved_bytes = 0
+        self.is_stored = False
         self.present = Intervals()
         self.verified = False
         self.pulse = Pulse()
@@ -68,8 +71,8 @@ class Arrival:
             self.pulse.beat_soon()
 
     def missing_bytes(self) -> int:
-        """What is still to come, as far as the size is known."""
-        return max(0, (self.expected_bytes or 0) - self.present.count())
+        """What is still to come, as far as the size is known, or room was asked for."""
+        return max(0, max(self.expected_bytes or 0, self.reserved_bytes) - self.present.count())
 
     def verify(self) -> None:
         self.verified = True

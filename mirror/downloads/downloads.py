@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import structlog
 
@@ -35,6 +34,8 @@ _COMMIT_THREADS = 2
 
 _log = structlog.get_logger()
 
+# Makes room for so many bytes that are still to be written. Raises StorageFailed.
+MakeRoom = Callable[[int], Awaitable[None]]
 # Told of each blob that was stored, and of the repository it came from.
 Stored = Callable[[Repository, Descriptor], Awaitable[None]]
 
@@ -48,11 +49,13 @@ class Downloads:
         clients: Mapping[str, UpstreamClient],
         metrics: Metrics,
         stored: Stored,
+        make_room: MakeRoom,
     ) -> None:
         self._store = store
         self._clients = clients
         self._metrics = metrics
         self._stored = stored
+        self._make_room = make_room
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="arrivals")
         self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
         self._arrivals: dict[Digest, Arrival] = {}
@@ -65,6 +68,11 @@ class Downloads:
     def pass_through(self, repository: Repository, digest: Digest) -> PassThrough:
         """The blob past the disk, for one client."""
         return PassThrough(self._clients[repository.upstream], repository, digest)
+
+    def arriving_bytes(self) -> int:
+        """What is on its way in will fill, as far as is known, and is no blob yet."""
+        under_way = [each for each in self._arrivals.values() if not each.is_stored]
+        return sum(each.present.count() + each.missing_bytes() for each in under_way)
 
     async def join(
         self, repository: Repository, digest: Digest, expected_bytes: int | None
@@ -122,10 +130,7 @@ class Downloads:
         error: MirrorError | None = None
         try:
             client = self._clients[arrival.source.upstream]
-            room_bytes = await in_thread(self._threads, self._store.folder.room_bytes)
-            self._metrics.storage_room_bytes.set(room_bytes)
-            check_room = partial(self._check_room, room_bytes)
-            await Transfer(arrival, client, self._threads, self._metrics, check_room).run()
+            await Transfer(arrival, client, self._threads, self._metrics, self._check_room).run()
             size_bytes = await arrival.wait_size()
             await in_thread(self._commits, arrival.staged.commit, size_bytes)
             await self._keep(arrival, size_bytes)
@@ -158,16 +163,16 @@ class Downloads:
                 arrival.fail(error)
             self._metrics.downloads_active.dec()
 
-    def _check_room(self, room_bytes: int) -> None:
+    async def _check_room(self) -> None:
         """For all that is on its way together. Raises StorageFailed."""
-        coming_bytes = sum(arrival.missing_bytes() for arrival in self._arrivals.values())
-        if coming_bytes > room_bytes:
+        try:
+            await self._make_room(sum(each.missing_bytes() for each in self._arrivals.values()))
+        except StorageFailed:
             self._store.folder.note_written(False)
-            raise StorageFailed(
-                f"this mirror's disk has no room for the {coming_bytes} bytes that are on their way"
-            )
+            raise
 
     async def _keep(self, arrival: Arrival, size_bytes: int) -> None:
         self.landed += 1
         descriptor = Descriptor(arrival.digest, BLOB_TYPE, size_bytes)
+        arrival.is_stored = True
         await self._stored(arrival.source, descriptor)

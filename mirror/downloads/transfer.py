@@ -12,7 +12,7 @@ again, since it may have been hashed.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import aclosing
 from typing import Any
@@ -35,6 +35,8 @@ MAX_PIECES = 6
 SKIP_BYTES = 1024 * 1024
 # What an upstream that tells no size may send.
 MAX_UNTOLD_BYTES = 16 * 1024**3
+# For so much of it room is made at a time.
+ROOM_STEP_BYTES = 32 * 1024 * 1024
 # Pieces in a row that failed: from then on everybody waits for fill.
 MAX_FAILED_PIECES = 4
 _FAR_BEHIND_ANY_END = 1 << 62
@@ -47,9 +49,11 @@ class Transfer:
         client: UpstreamClient,
         threads: Executor,
         metrics: Metrics,
-        check_room: Callable[[], None],
+        check_room: Callable[[], Awaitable[None]],
     ) -> None:
-        """`check_room` is asked before the blob is announced; it raises StorageFailed."""
+        """`check_room` is asked before the blob is announced, and while one grows whose size nobody
+        told; it raises StorageFailed.
+        """
         self._arrival = arrival
         self._client = client
         self._threads = threads
@@ -122,12 +126,13 @@ class Transfer:
         ) as answer:
             self._check_answer(answer, start)
             if not arrival.announced:
-                self._check_room()
+                await self._check_room()
             arrival.announce(answer.size_bytes)
             position = answer.start
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:
                     self._check_length(position + len(chunk))
+                    await self._keep_room(position + len(chunk))
                     position = await self._write_missing(position, chunk)
                     self._fill_position = position
                     if self._may_skip(position):
@@ -156,6 +161,13 @@ class Transfer:
         size_bytes = self._arrival.size_bytes
         if end > (MAX_UNTOLD_BYTES if size_bytes is None else size_bytes):
             raise UpstreamBroken(self._client.name, "sent more of a blob than it announced")
+
+    async def _keep_room(self, end: int) -> None:
+        """Ahead of what comes without a size. Raises StorageFailed."""
+        arrival = self._arrival
+        if arrival.size_bytes is None and end > arrival.reserved_bytes:
+            arrival.reserved_bytes = end + ROOM_STEP_BYTES
+            await self._check_room()
 
     def _check_end(self, position: int, stop: int | None) -> None:
         """Raises UpstreamBroken where a body that ended well ended too early."""

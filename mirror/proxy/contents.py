@@ -9,14 +9,16 @@ import structlog
 from cachetools import LRUCache
 
 from mirror.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Manifest
-from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.proxy.spared import if_told, spared
+from mirror.retention import worth
 from mirror.singleflight import Flights
 from mirror.store.blobs import BlobStore
+from mirror.store.eviction import Eviction
 from mirror.store.handles import Handle, StoredBlob
 from mirror.store.index import Index
 from mirror.store.quarantine import Damage, Quarantine
+from mirror.store.usage import Usage
 
 HOT_BYTES = 32 * 1024 * 1024
 # A larger blob goes out by sendfile, where memory would gain nothing.
@@ -31,25 +33,27 @@ class Contents:
     """The store with its hot part in memory. What it holds damaged, it does not hold."""
 
     def __init__(
-        self, store: BlobStore, index: Index, quarantine: Quarantine, metrics: Metrics
+        self,
+        store: BlobStore,
+        index: Index,
+        quarantine: Quarantine,
+        usage: Usage,
+        eviction: Eviction,
     ) -> None:
         self._store = store
         self._index = index
         self._quarantine = quarantine
-        self._metrics = metrics
+        self._usage = usage
+        self._eviction = eviction
         self._hot: LRUCache[Digest, bytes] = LRUCache(HOT_BYTES, getsizeof=len)
         self._writes: Flights[Digest, None] = Flights()
-
-    async def open(self) -> None:
-        """Takes stock, for the gauges."""
-        if (usage := await if_told(self._index.usage())) is not None:
-            self._metrics.stored(*usage)
 
     def hot(self, digest: Digest) -> bytes | None:
         return self._hot.get(digest)
 
     async def find(self, digest: Digest) -> bytes | StoredBlob | None:
         """A small blob as bytes, a larger one as an open file."""
+        self._eviction.note_use(digest)
         if (body := self._hot.get(digest)) is not None:
             return body
         stored = self._store.find_open(digest) or await self._open(digest)
@@ -59,6 +63,7 @@ class Contents:
 
     async def read(self, digest: Digest) -> bytes | None:
         """The whole of what may be a manifest; None for what is too large to be one."""
+        self._eviction.note_use(digest)
         if (body := self._hot.get(digest)) is not None:
             return body
         stored = self._store.find_open(digest) or await self._open(digest)
@@ -83,9 +88,15 @@ class Contents:
     async def note_stored(self, descriptor: Descriptor) -> None:
         """A file of this digest and size now has its final name."""
         size_bytes = descriptor.size_bytes or 0
+        rank = self._eviction.floor + worth(size_bytes, uses=1)
+        self._usage.add(1, size_bytes)  # before anything is awaited: its download counts no more
+        is_new = False
         with spared("that a content was stored", digest=descriptor.digest):
-            if await self._index.add_blob(descriptor.digest, size_bytes, time.time()):
-                self._metrics.stored(1, size_bytes)
+            is_new = await self._index.add_blob(descriptor.digest, size_bytes, time.time(), rank)
+        if is_new:
+            self._eviction.note_stored(descriptor.digest, size_bytes)
+        else:
+            self._usage.add(-1, -size_bytes)
 
     async def _open(self, digest: Digest) -> StoredBlob | None:
         """A blob that is not open yet, or no longer what it was."""

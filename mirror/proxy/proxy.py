@@ -17,9 +17,11 @@ from mirror.proxy.listings import Listings
 from mirror.proxy.manifests import Manifests
 from mirror.proxy.suspicions import Suspicions
 from mirror.store.blobs import BlobStore
+from mirror.store.eviction import Eviction
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
 from mirror.store.scrub import Scrub
+from mirror.store.usage import Usage
 from mirror.upstream.client import UpstreamClient
 
 
@@ -32,23 +34,23 @@ class Proxy:
         index: Index,
         quarantine: Quarantine,
         scrub: Scrub,
+        usage: Usage,
+        eviction: Eviction,
         clients: Mapping[str, UpstreamClient],
         metrics: Metrics,
     ) -> None:
         self._index = index
-        self._contents = Contents(store, index, quarantine, metrics)
+        self._contents = Contents(store, index, quarantine, usage, eviction)
         self._access = Access(index, clients)
         absences = Absences({name: client.upstream for name, client in clients.items()})
         stored = partial(_note_arrived, self._contents, self._access)
-        self._downloads = Downloads(store, clients, metrics, stored)
+        self._downloads = Downloads(store, clients, metrics, stored, eviction.make_room)
+        eviction.arriving_bytes = self._downloads.arriving_bytes
         self._store = store
         self.manifests = Manifests(clients, index, self._contents, self._access, absences, metrics)
         self.blobs = Blobs(self._contents, self._downloads, self._access, absences, metrics)
         self.listings = Listings(clients, index)
         self.suspicions = Suspicions(scrub.check_soon)
-
-    async def open(self) -> None:
-        await self._contents.open()
 
     async def aclose(self, grace_seconds: float) -> None:
         """Lets running downloads end within the grace; questions under way are dropped."""

@@ -8,9 +8,12 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+
+import structlog
 
 from mirror.errors import DigestInvalid
 from mirror.names import Digest
@@ -18,6 +21,8 @@ from mirror.store.disk import put_synced, storage_failed
 from mirror.store.folder import Folder
 from mirror.store.handles import Handle, Handles, StoredBlob
 from mirror.threads import opened
+
+_log = structlog.get_logger()
 
 
 class BlobStore:
@@ -30,9 +35,12 @@ class BlobStore:
         """For `noted` see Folder."""
         self.folder = Folder(path, noted)
         self.paths = self.folder.paths
+        self.leftovers = self.folder.leftovers
         # How many blobs were set aside so far: what was opened before may be one of them.
         self.set_aside_count = 0
         self._handles = Handles()
+        # A name is given and taken away by one thread at a time.
+        self._naming = threading.Lock()
 
     async def open(self) -> None:
         """Raises FolderInUse, OSError."""
@@ -68,6 +76,28 @@ class BlobStore:
         self.set_aside_count += 1
         return is_gone
 
+    def is_read(self, digest: Digest) -> bool:
+        """Whether a reader has it open."""
+        return self._handles.is_read(digest)
+
+    def inodes(self, digests: Iterable[Digest]) -> dict[Digest, int]:
+        """Of those that are there. Blocking. Raises OSError."""
+        found = {}
+        for digest in digests:
+            with suppress(FileNotFoundError):
+                found[digest] = self.paths.blob(digest).stat().st_ino
+        return found
+
+    async def delete(self, inodes: Mapping[Digest, int]) -> None:
+        """These files, and no others that have their names by now. What the disk does not let go is
+        logged.
+        """
+        for digest in inodes:
+            self._handles.drop(digest)
+        await asyncio.to_thread(self._delete, inodes)
+        for digest in inodes:  # opened by somebody meanwhile
+            self._handles.drop(digest)
+
     async def has(self, digest: Digest) -> bool:
         """Raises StorageFailed."""
         return await asyncio.to_thread(self._has, digest)
@@ -96,11 +126,24 @@ class BlobStore:
         target = self.paths.blob(digest)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            put_synced(data, target)
+            with self._naming:
+                put_synced(data, target)
         except OSError:
             self.folder.note_written(False)
             raise
         self.folder.note_written(True)
+
+    def _delete(self, inodes: Mapping[Digest, int]) -> None:
+        for digest, inode in inodes.items():
+            path = self.paths.blob(digest)
+            try:
+                with self._naming:
+                    if path.stat().st_ino == inode:
+                        path.unlink()
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                _log.error("a blob is not deleted", digest=str(digest), error=error.strerror)
 
     def _has(self, digest: Digest) -> bool:
         try:

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 
 from mirror.errors import StorageFailed
 from mirror.store.disk import is_refusal, storage_failed
-from mirror.store.leftovers import prune
+from mirror.store.leftovers import Leftovers
 from mirror.store.paths import Paths
 
 # What downloads leave free: of the disk, a hundredth at most.
@@ -32,6 +32,7 @@ class Folder:
         # Why the disk took nothing when the folder was opened.
         self.refusal: str | None = None
         self._noted = noted
+        self.leftovers = Leftovers(self.paths)
         self._locks: list[int] = []
         self._is_furnished = False
 
@@ -55,17 +56,17 @@ class Folder:
         """Raises StorageFailed."""
         await asyncio.to_thread(self._check_writable)
 
-    def room_bytes(self) -> int:
-        """What downloads may fill: all that is free but a reserve for the index. Blocking.
-
-        Raises StorageFailed.
+    def room_bytes(self, min_free_bytes: int | None = None) -> int:
+        """What downloads may fill: all that is free but a reserve, by itself a small one for the
+        index. Less than 0 where not even that is free. Blocking. Raises StorageFailed.
         """
         try:
             disk = os.statvfs(self.paths.root)
         except OSError as error:
             raise storage_failed(error) from error
-        reserve_bytes = min(MAX_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 100)
-        return max(0, disk.f_bavail * disk.f_frsize - reserve_bytes)
+        if min_free_bytes is None:
+            min_free_bytes = min(MAX_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 100)
+        return disk.f_bavail * disk.f_frsize - min_free_bytes
 
     def furnish(self) -> None:
         """Makes the folders, once: as soon as the disk takes them. Blocking. Raises OSError."""
@@ -91,7 +92,7 @@ class Folder:
     def _tidy(self) -> None:
         """As far as the disk takes it. Raises OSError."""
         try:
-            prune(self.paths.staging)
+            self.leftovers.open()
         except OSError as error:
             if not is_refusal(error) and self.paths.staging.exists():
                 raise

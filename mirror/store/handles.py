@@ -27,6 +27,10 @@ class Handle:
     def inode(self) -> int:
         return os.fstat(self.file.fileno()).st_ino
 
+    @property
+    def is_read(self) -> bool:
+        return self._readers > 0
+
     def is_as_it_was(self) -> bool:
         """Of the size it was opened with, and not deleted behind our back."""
         found = os.fstat(self.file.fileno())
@@ -95,6 +99,10 @@ class Handles:
     def is_doubted(self, digest: Digest) -> bool:
         handle = self._handles.get(digest)
         return handle is not None and handle.is_doubted
+
+    def is_read(self, digest: Digest) -> bool:
+        handle = self._handles.get(digest)
+        return handle is not None and handle.is_read
 
     def keep(self, digest: Digest, handle: Handle) -> StoredBlob | None:
         """Keeps a file that was just opened, unless another one was first. None: that one is

@@ -5,7 +5,7 @@ wall-clock seconds, since they outlive the process.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,16 @@ from mirror.allowance import RememberedAllowance
 from mirror.names import Digest, Repository, Tag
 from mirror.store.database import Database
 from mirror.store.links import Link, ask, ask_sources, link_of, note, row_of, sources_of
+from mirror.store.ranks import (
+    MAX_DIGESTS_ASKED,
+    Ranked,
+    Uses,
+    ask_least_worth,
+    ask_uses,
+    note_used,
+    ranked_of,
+    used_more,
+)
 from mirror.store.schema import allowances, blobs, links, listings, tables, tags
 from mirror.store.sqlite import InMemory
 
@@ -81,13 +91,17 @@ class Index:
             for table in tables.sorted_tables:
                 await connection.execute(select(literal(1)).select_from(table).limit(1))
 
-    async def add_blob(self, digest: Digest, size_bytes: int, now: float) -> bool:
+    async def add_blob(
+        self, digest: Digest, size_bytes: int, now: float, rank: float = 0.0
+    ) -> bool:
         """Its bytes have just been verified. Whether it is new."""
         values = {
             "digest": str(digest),
             "size_bytes": size_bytes,
             "created_at": now,
             "checked_at": now,
+            "used_at": now,
+            "rank": rank,
         }
         async with self._begin() as connection:
             added = await connection.execute(insert(blobs).on_conflict_do_nothing(), values)
@@ -104,6 +118,33 @@ class Index:
         async with self._begin() as connection:
             size_bytes: int | None = (await connection.execute(forget)).scalar()
             return size_bytes
+
+    async def forget_blobs(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Those of them that were known. At most MAX_DIGESTS_ASKED."""
+        among = blobs.c.digest.in_([str(digest) for digest in digests])
+        async with self._begin() as connection:
+            rows = await connection.execute(delete(blobs).where(among).returning(blobs.c.digest))
+            return [Digest.parse(row.digest) for row in rows]
+
+    async def least_worth(self, limit: int, after: Ranked | None = None) -> list[Ranked]:
+        """Blobs that may go, the next one first."""
+        async with self._begin() as connection:
+            return ranked_of(await connection.execute(ask_least_worth(limit, after)))
+
+    async def lowest_rank(self) -> float:
+        """0 where there are no blobs."""
+        found = await self.least_worth(1)
+        return found[0].rank if found else 0.0
+
+    async def note_uses(self, uses: Mapping[Digest, Uses], floor: float) -> None:
+        """All in one transaction."""
+        digests = list(uses)
+        async with self._begin() as connection:
+            for first in range(0, len(digests), MAX_DIGESTS_ASKED):
+                some = digests[first : first + MAX_DIGESTS_ASKED]
+                rows = await connection.execute(ask_uses(some))
+                if used := used_more(rows, uses, floor):
+                    await connection.execute(note_used(), used)
 
     async def blobs_to_check(self, checked_before: float, limit: int) -> list[Digest]:
         """The longest unchecked first."""

@@ -13,6 +13,7 @@ from mirror.names import Digest
 from mirror.singleflight import Flights
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
+from mirror.store.usage import Usage
 
 _log = structlog.get_logger()
 
@@ -25,9 +26,10 @@ class Damage(StrEnum):
 
 
 class Quarantine:
-    def __init__(self, store: BlobStore, index: Index, metrics: Metrics) -> None:
+    def __init__(self, store: BlobStore, index: Index, usage: Usage, metrics: Metrics) -> None:
         self._store = store
         self._index = index
+        self._usage = usage
         self._metrics = metrics
         self._flights: Flights[Digest, bool] = Flights()
 
@@ -63,5 +65,5 @@ class Quarantine:
         except StorageFailed:
             return True
         if size_bytes is not None:
-            self._metrics.stored(-1, -size_bytes)
+            self._usage.add(-1, -size_bytes)
         return size_bytes is not None or damage is not Damage.MISSING

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Float,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -43,7 +44,13 @@ blobs = Table(
     # When its bytes were last seen to have the digest, as far as the scrub goes by it: what could
     # not be read has a date that brings it back soon. 0: not known.
     _checked_at(server_default="0", index=True),
+    # As of when uses were last written down; blobs go in the order of `rank` (see retention.py).
+    Column("used_at", Float, nullable=False, server_default="0"),
+    Column("uses", Integer, nullable=False, server_default="1"),
+    Column("rank", Float, nullable=False, server_default="0"),
+    Column("pinned", Boolean, nullable=False, server_default="0"),
 )
+Index("ix_blobs_rank", blobs.c.rank, blobs.c.used_at, sqlite_where=blobs.c.pinned.is_(False))
 
 # (upstream, repository) holds digest (proven: fetched under that name, or its upstream said so), or
 # a manifest of it merely names it; proven is null where an older version did not tell which.
@@ -110,9 +117,28 @@ def _add_allowances(connection: Connection) -> None:
     allowances.create(connection)
 
 
+def _add_rank(connection: Connection) -> None:
+    for column in (
+        "used_at FLOAT NOT NULL DEFAULT '0'",
+        "uses INTEGER NOT NULL DEFAULT '1'",
+        "rank FLOAT NOT NULL DEFAULT '0'",
+        "pinned BOOLEAN NOT NULL DEFAULT '0'",
+    ):
+        connection.execute(text(f"ALTER TABLE blobs ADD COLUMN {column}"))
+    connection.execute(text("UPDATE blobs SET used_at = created_at"))
+    connection.execute(
+        text("CREATE INDEX ix_blobs_rank ON blobs (rank, used_at) WHERE pinned IS 0")
+    )
+
+
 # The first step brings a file of version 1 to version 2, and so on; a new file gets all tables at
 # once.
-_STEPS: Sequence[Callable[[Connection], None]] = (_add_checked_at, _add_proven, _add_allowances)
+_STEPS: Sequence[Callable[[Connection], None]] = (
+    _add_checked_at,
+    _add_proven,
+    _add_allowances,
+    _add_rank,
+)
 VERSION = 1 + len(_STEPS)
 
 

@@ -40,6 +40,7 @@ class StagedBlob:
 
     def open(self) -> Intervals:
         """Goes on where an earlier download ended; returns what is there."""
+        self._store.leftovers.claim(self._digest)
         self._folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._data = os.open(data_in(self._folder), flags, 0o644)
@@ -84,17 +85,22 @@ class StagedBlob:
 
     def close(self) -> None:
         """Leaves what is there to the next download; may be called always, also twice."""
-        if self._progress >= 0 and not os.fstat(self._progress).st_size:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._progress >= 0 and os.fstat(self._progress).st_size:
+            self._close()
+            self._store.leftovers.add(self._digest)
+        elif self._progress >= 0:
+            self.discard()
+
+    def discard(self) -> None:
+        """Closes and removes it; may be called always, also twice."""
+        self._close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _close(self) -> None:
         for descriptor in (self._data, self._progress):
             if descriptor >= 0:
                 os.close(descriptor)
         self._data = self._progress = -1
-
-    def discard(self) -> None:
-        """Closes and removes it; may be called always, also twice."""
-        self.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _read_progress(path: Path, size_bytes: int) -> Intervals:

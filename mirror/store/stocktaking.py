@@ -43,8 +43,8 @@ def take_stock(index: sqlite3.Connection, store: BlobStore) -> Found:
     ).rowcount
     added = index.execute(
         # Nobody knows whether their bytes are right: the scrub looks at them first.
-        "INSERT INTO blobs (digest, size_bytes, created_at, checked_at) "
-        "SELECT digest, size_bytes, created_at, 0 FROM files WHERE digest NOT IN "
+        "INSERT INTO blobs (digest, size_bytes, created_at, checked_at, used_at) "
+        "SELECT digest, size_bytes, created_at, 0, created_at FROM files WHERE digest NOT IN "
         "(SELECT digest FROM blobs)"
     ).rowcount
     _read_manifests(index, store)

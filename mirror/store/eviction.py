@@ -1,0 +1,195 @@
+"""Room for what is on its way in: leftovers of downloads go first, then the blobs of least worth.
+
+Of a blob the index forgets first, then its file goes, so that a kill in between leaves a file that
+nobody asks for, never a blob that is not there. Who reads it reads on.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from mirror.errors import StorageFailed
+from mirror.metrics import Metrics
+from mirror.names import Digest
+from mirror.store.blobs import BlobStore
+from mirror.store.ghosts import Ghosts
+from mirror.store.index import Index
+from mirror.store.ranks import Ranked, Uses
+from mirror.store.usage import Usage
+
+BATCH_BLOBS = 64
+# At most this long is forgotten of what was used by a kill.
+WRITE_USES_EVERY_SECONDS = 30.0
+# What is stored without asking for room first, manifests above all, fills no more than this between
+# two rounds.
+MARGIN_BYTES = 64 * 1024 * 1024
+MARGIN_SHARE = 0.01
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the folder, and of the disk that it lies on; None: what the folder keeps free by itself.
+
+    `max_bytes` None: bounded by the disk alone.
+    """
+
+    max_bytes: int | None = None
+    min_free_bytes: int | None = None
+
+
+class Eviction:
+    """Owns one task, from `open` to `aclose`."""
+
+    def __init__(
+        self, store: BlobStore, index: Index, usage: Usage, metrics: Metrics, limits: Limits
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._usage = usage
+        self._metrics = metrics
+        self._limits = limits
+        self._ghosts = Ghosts(metrics)
+        self._uses: defaultdict[Digest, Uses] = defaultdict(Uses)
+        # What is on its way in takes, and will take.
+        self.arriving_bytes: Callable[[], int] = lambda: 0
+        self._floor = 0.0
+        self._round = asyncio.Lock()
+        self._closing = asyncio.Event()
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def floor(self) -> float:
+        """The rank of what went last."""
+        return self._floor
+
+    async def open(self) -> None:
+        """Takes stock. An index that fails knows no order: nothing goes until it does."""
+        with suppress(StorageFailed):
+            self._usage.add(*await self._index.usage())
+            self._floor = await self._index.lowest_rank()
+        self._due.set()  # there may be less room than there was
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="eviction")
+
+    async def aclose(self) -> None:
+        """Writes down what was used."""
+        self._closing.set()
+        self._due.set()
+        if self._task is not None:
+            await self._task
+        with suppress(StorageFailed):
+            await self._write_uses()
+
+    def note_use(self, digest: Digest) -> None:
+        self._uses[digest].add(1, time.time())
+
+    def note_stored(self, digest: Digest, size_bytes: int) -> None:
+        """After `Usage` was told of it."""
+        self._ghosts.came_again(digest, size_bytes, self._usage.size_bytes)
+        if self._surplus_bytes(self._margin_bytes()) > 0:
+            self._due.set()
+
+    async def make_room(self, coming_bytes: int) -> None:
+        """For so many bytes that are still to be written. Raises StorageFailed where there is too
+        little.
+        """
+        async with self._round:
+            lacking_bytes = await self._lacking_bytes(coming_bytes)
+            if lacking_bytes > 0:
+                lacking_bytes -= await self._evict(lacking_bytes)
+            if lacking_bytes > 0 and await self._lacking_bytes(coming_bytes) > 0:
+                raise StorageFailed(
+                    f"this mirror's disk has no room for the {coming_bytes} bytes that are on "
+                    "their way"
+                )
+
+    async def _lacking_bytes(self, coming_bytes: int) -> int:
+        """Raises StorageFailed."""
+        min_free_bytes = self._limits.min_free_bytes
+        room_bytes = await asyncio.to_thread(self._store.folder.room_bytes, min_free_bytes)
+        self._metrics.storage_room_bytes.set(room_bytes)
+        return max(coming_bytes - room_bytes, self._surplus_bytes(0))
+
+    def _surplus_bytes(self, margin_bytes: int) -> int:
+        """Above `max_bytes`, all that is on its way in included."""
+        if self._limits.max_bytes is None:
+            return 0
+        held_bytes = self._usage.size_bytes + self._store.leftovers.size_bytes
+        return held_bytes + self.arriving_bytes() + margin_bytes - self._limits.max_bytes
+
+    def _margin_bytes(self) -> int:
+        return min(MARGIN_BYTES, int((self._limits.max_bytes or 0) * MARGIN_SHARE))
+
+    async def _run(self) -> None:
+        while not self._closing.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WRITE_USES_EVERY_SECONDS):
+                    await self._due.wait()
+            self._due.clear()
+            try:
+                async with self._round:
+                    await self._write_uses()
+                    surplus_bytes = self._surplus_bytes(self._margin_bytes())
+                    await self._evict(max(surplus_bytes, await self._lacking_bytes(0)))
+            except StorageFailed:
+                pass  # the index and the folder have said so
+            except Exception:
+                _log.exception("eviction failed; it goes on")
+
+    async def _write_uses(self) -> None:
+        uses, self._uses = self._uses, defaultdict(Uses)
+        try:
+            await self._index.note_uses(uses, self._floor)
+        except StorageFailed:
+            for digest, use in uses.items():
+                self._uses[digest].add(use.count, use.last_at)
+            raise
+
+    async def _evict(self, wanted_bytes: int) -> int:
+        """How many bytes were freed. Raises StorageFailed."""
+        freed_bytes = 0
+        if self._index.memory is not None:
+            return 0  # the disk takes no writes: neither would it let a file go, nor would we know
+        if wanted_bytes > 0:
+            freed_bytes = await self._store.leftovers.drop(wanted_bytes)
+            await self._write_uses()
+        last: Ranked | None = None
+        while freed_bytes < wanted_bytes:
+            found = await self._index.least_worth(BATCH_BLOBS, last)
+            if not found:
+                break
+            last = found[-1]
+            going, going_bytes = [], 0
+            for each in found:
+                if freed_bytes + going_bytes >= wanted_bytes:
+                    break
+                if not self._is_in_use(each.digest):
+                    going.append(each)
+                    going_bytes += each.size_bytes
+            freed_bytes += await self._drop(going)
+        return freed_bytes
+
+    def _is_in_use(self, digest: Digest) -> bool:
+        return digest in self._uses or self._store.is_read(digest)
+
+    async def _drop(self, going: Sequence[Ranked]) -> int:
+        inodes = await asyncio.to_thread(self._store.inodes, [each.digest for each in going])
+        forgotten = set(await self._index.forget_blobs([each.digest for each in going]))
+        gone = [each for each in going if each.digest in forgotten]
+        freed_bytes = sum(each.size_bytes for each in gone)
+        self._usage.add(-len(gone), -freed_bytes)
+        digests = [each.digest for each in gone]
+        await self._store.delete({each: inodes[each] for each in digests if each in inodes})
+        now = time.time()
+        for each in gone:
+            self._floor = max(self._floor, each.rank)
+            self._ghosts.evicted(each.digest, each.size_bytes)
+            self._metrics.evicted(each.size_bytes, now - each.used_at)
+        return freed_bytes

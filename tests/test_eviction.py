@@ -1,0 +1,317 @@
+"""The cache keeps to its size, and what is worth least makes room."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.errors import StorageFailed
+from mirror.metrics import Metrics
+from mirror.names import Digest
+from mirror.store import eviction
+from mirror.store.blobs import BlobStore
+from mirror.store.eviction import Eviction, Limits
+from mirror.store.index import Index
+from mirror.store.usage import Usage
+from tests.fakes.client import raw_open
+from tests.fakes.faults import NoLength, Stall
+from tests.fakes.images import digest_of
+from tests.fakes.registry import FakeRegistry
+from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM, add_layer, eventually, some_bytes, until_idle
+
+MIB = 1024 * 1024
+
+
+# --- Through the front door -----------------------------------------------------------------------
+
+
+def bounded(
+    folder: Path, registry: FakeRegistry, size: str = "10MiB"
+) -> AbstractAsyncContextManager[House]:
+    storage = {"path": str(folder / "data"), "max_size": size}
+    return mirroring(folder, {UPSTREAM: registry}, storage=storage)
+
+
+def on_disk_bytes(house: House) -> int:
+    """Blobs, and what is on its way in."""
+    total = 0
+    for folder, _, names in os.walk(house.storage):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found = (Path(folder) / name).stat()
+                is_one = "/blobs" in folder or "/staging" in folder
+                total += min(found.st_size, found.st_blocks * 512) if is_one else 0
+    return total
+
+
+async def pull(house: House, path: str, data: bytes) -> None:
+    assert (await house.get(path)).body == data
+    await until_idle(house)
+
+
+async def test_it_never_takes_more_than_it_may(registry: FakeRegistry, tmp_path: Path) -> None:
+    layers = [some_bytes(2_500_000, seed) for seed in range(12)]
+    paths = [add_layer(registry, data) for data in layers]
+    most = 0
+    async with bounded(tmp_path, registry) as house, asyncio.TaskGroup() as tasks:
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, await asyncio.to_thread(on_disk_bytes, house))
+                await asyncio.sleep(0.002)
+
+        watching = tasks.create_task(watch())
+        for first in range(0, 12, 3):
+            three = slice(first, first + 3)
+            answers = await asyncio.gather(*(house.get(path) for path in paths[three]))
+            assert [answer.body for answer in answers] == layers[three]
+            await until_idle(house)
+        watching.cancel()
+        assert 7_500_000 <= most <= 10 * MIB
+        assert await house.metric("mirror_cache_bytes") <= 10 * MIB
+        assert await house.metric("mirror_evicted_blobs_total") >= 8
+        assert digest_of(layers[-1]) in house.stored_blobs()
+        stored = len(house.stored_blobs())
+        assert await house.metric("mirror_cache_blobs") == stored
+
+
+async def test_what_is_used_stays(registry: FakeRegistry, tmp_path: Path) -> None:
+    layers = [some_bytes(2_500_000, seed) for seed in range(8)]
+    paths = [add_layer(registry, data) for data in layers]
+    async with bounded(tmp_path, registry) as house:
+        for path, data in zip(paths, layers, strict=True):
+            await pull(house, path, data)
+            await pull(house, paths[0], layers[0])
+    assert registry.count("GET", "blob") == 8, "the first one was here each time"
+
+
+async def test_the_order_outlives_the_process(registry: FakeRegistry, tmp_path: Path) -> None:
+    layers = [some_bytes(2_500_000, seed) for seed in range(5)]
+    paths = [add_layer(registry, data) for data in layers]
+    async with bounded(tmp_path, registry) as house:
+        for n in (0, 1, 2, 0):
+            await pull(house, paths[n], layers[n])
+    async with bounded(tmp_path, registry) as house:
+        for n in (3, 4):
+            await pull(house, paths[n], layers[n])
+        assert digest_of(layers[0]) in house.stored_blobs()
+        assert digest_of(layers[1]) not in house.stored_blobs()
+
+
+async def test_a_reader_reads_on(registry: FakeRegistry, tmp_path: Path) -> None:
+    """What is being read is not chosen; and if its name goes all the same, its bytes do not."""
+    layers = [some_bytes(4_000_000, seed) for seed in range(6)]
+    paths = [add_layer(registry, data) for data in layers]
+    async with bounded(tmp_path, registry) as house:
+        await pull(house, paths[0], layers[0])
+        async with raw_open(house.url + paths[0]) as stream:
+            body = await stream.read(1000)
+            for path, data in zip(paths[1:], layers[1:], strict=True):
+                await pull(house, path, data)
+            while piece := await stream.read():
+                body += piece
+            assert (body, stream.ended) == (layers[0], "complete")
+
+
+async def test_a_blob_that_is_larger_than_the_cache_passes(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    data = some_bytes(12_000_000)
+    path = add_layer(registry, data)
+    small = add_layer(registry, b"small" * 50_000)
+    async with bounded(tmp_path, registry) as house:
+        await pull(house, small, b"small" * 50_000)
+        for _ in range(2):
+            await pull(house, path, data)
+        assert await house.metric("mirror_requests_total", cache="unstored") == 2
+        assert digest_of(data) not in house.stored_blobs()
+
+
+async def test_a_blob_of_which_nobody_tells_the_size(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.downloads.transfer.ROOM_STEP_BYTES", MIB)
+    fits, does_not = some_bytes(6_000_000), some_bytes(14_000_000, 1)
+    paths = [add_layer(registry, data) for data in (fits, does_not)]
+    registry.fail(NoLength(), kind="blob")
+    async with bounded(tmp_path, registry) as house:
+        await pull(house, paths[0], fits)
+        assert digest_of(fits) in house.stored_blobs()
+        await pull(house, paths[1], does_not)
+        assert digest_of(does_not) not in house.stored_blobs()
+        assert on_disk_bytes(house) <= 10 * MIB
+
+
+async def test_what_broke_off_goes_before_what_is_whole(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    broken, whole, more = (some_bytes(4_000_000, seed) for seed in range(3))
+    paths = [add_layer(registry, data) for data in (broken, whole, more)]
+    registry.fail(Stall(3_000_000), kind="blob", times=1)
+    async with bounded(tmp_path, registry) as house, raw_open(house.url + paths[0]) as stream:
+        got = 0
+        while got < 2_900_000:
+            got += len(await stream.read())
+    async with bounded(tmp_path, registry) as house:
+        assert house.staged()
+        await pull(house, paths[1], whole)
+        assert house.staged(), "there is room for both"
+        await pull(house, paths[2], more)
+        assert not house.staged()
+        assert {digest_of(whole), digest_of(more)} <= house.stored_blobs()
+        await pull(house, paths[0], broken)
+
+
+async def test_a_cache_that_is_made_smaller_shrinks(registry: FakeRegistry, tmp_path: Path) -> None:
+    layers = [some_bytes(2_000_000, seed) for seed in range(4)]
+    async with bounded(tmp_path, registry) as house:
+        for data in layers:
+            await pull(house, add_layer(registry, data), data)
+    async with bounded(tmp_path, registry, "5MiB") as house:
+
+        async def has_shrunk() -> bool:
+            cache_bytes = await house.metric("mirror_cache_bytes")
+            return cache_bytes <= 5 * MIB
+
+        await eventually(has_shrunk)
+        assert on_disk_bytes(house) <= 5 * MIB
+        assert digest_of(layers[-1]) in house.stored_blobs()
+
+
+async def test_room_is_kept_on_the_disk(registry: FakeRegistry, tmp_path: Path) -> None:
+    """More than it has, here: then nothing is stored, and everything is pulled."""
+    data = some_bytes(300_000)
+    path = add_layer(registry, data)
+    storage = {"path": str(tmp_path / "data"), "min_free": "4000TiB"}
+    async with mirroring(tmp_path, {UPSTREAM: registry}, storage=storage) as house:
+        await pull(house, path, data)
+        assert house.stored_blobs() == set()
+        assert await house.metric("mirror_requests_total", cache="unstored") == 1
+
+
+async def test_what_a_larger_disk_would_have_saved(registry: FakeRegistry, tmp_path: Path) -> None:
+    layers = [some_bytes(3_000_000, seed) for seed in range(4)]
+    paths = [add_layer(registry, data) for data in layers]
+    async with bounded(tmp_path, registry) as house:
+        for n in (0, 1, 2, 3, 0):
+            await pull(house, paths[n], layers[n])
+        early = "mirror_evicted_too_early_bytes_total"
+        assert await house.metric(early, larger_by="10%") == 0
+        assert await house.metric(early, larger_by="100%") == 3_000_000
+
+
+# --- In the room ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Room:
+    store: BlobStore
+    index: Index
+    usage: Usage
+    metrics: Metrics
+
+    async def add(self, data: bytes, rank: float) -> Digest:
+        digest = Digest.of(data)
+        await self.store.write(digest, data)
+        await self.index.add_blob(digest, len(data), 1.0, rank)
+        self.usage.add(1, len(data))
+        return digest
+
+    def eviction(self, max_bytes: int) -> Eviction:
+        return Eviction(self.store, self.index, self.usage, self.metrics, Limits(max_bytes))
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    store, metrics = BlobStore(tmp_path / "data"), Metrics()
+    await store.open()
+    index = await Index.open(store.paths.index)
+    yield Room(store, index, Usage(metrics), metrics)
+    await index.aclose()
+    await store.aclose()
+
+
+async def test_the_lowest_rank_goes_first(room: Room) -> None:
+    digests = [await room.add(b"%d" % n * 100, rank) for n, rank in enumerate((3.0, 1.0, 2.0))]
+    evicting = room.eviction(300)
+    evicting.arriving_bytes = lambda: 100
+    await evicting.make_room(100)
+    assert not await room.store.has(digests[1])
+    assert evicting.floor == 1.0
+    evicting.note_use(digests[2])
+    evicting.arriving_bytes = lambda: 200
+    await evicting.make_room(200)
+    assert [await room.store.has(digest) for digest in digests] == [False, False, True]
+    assert evicting.floor == 3.0
+
+
+async def test_nothing_goes_that_would_not_be_enough_to_be_read_on(room: Room) -> None:
+    digest = await room.add(b"x" * 100, 1.0)
+    handle = await room.store.find(digest)
+    assert handle is not None
+    stored = room.store.keep(digest, handle)
+    assert stored is not None
+    evicting = room.eviction(150)
+    evicting.arriving_bytes = lambda: 100
+    with pytest.raises(StorageFailed, match="no room for the 100 bytes"):
+        await evicting.make_room(100)
+    assert await room.store.has(digest)
+    stored.close()
+    await evicting.make_room(100)
+    assert not await room.store.has(digest)
+
+
+async def test_what_has_come_again_meanwhile_stays(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the index and the file, somebody stores the same blob again."""
+    digest = await room.add(b"x" * 100, 1.0)
+    delete = BlobStore.delete
+
+    async def deleting(store: BlobStore, inodes: Any) -> None:
+        await store.write(digest, b"x" * 100)
+        await room.index.add_blob(digest, 100, 2.0)
+        await delete(store, inodes)
+
+    monkeypatch.setattr(BlobStore, "delete", deleting)
+    evicting = room.eviction(150)
+    evicting.arriving_bytes = lambda: 100
+    await evicting.make_room(100)
+    assert await room.store.has(digest)
+    assert await room.index.blob_size(digest) == 100
+
+
+async def test_uses_are_written_down_at_the_end(room: Room) -> None:
+    one, two = await room.add(b"one", 1.0), await room.add(b"two", 1.5)
+    evicting = room.eviction(1000)
+    await evicting.open()
+    for _ in range(3):
+        evicting.note_use(one)
+    await evicting.aclose()
+    assert [each.digest for each in await room.index.least_worth(2)] == [two, one]
+
+
+async def test_an_index_that_fails_evicts_nothing(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await room.add(b"x" * 100, 1.0)
+
+    async def failing(*_: object) -> None:
+        raise StorageFailed("no index")
+
+    evicting = room.eviction(50)
+    monkeypatch.setattr(room.index, "least_worth", failing)
+    monkeypatch.setattr(eviction, "WRITE_USES_EVERY_SECONDS", 0.01)
+    await evicting.open()
+    with pytest.raises(StorageFailed):
+        await evicting.make_room(100)
+    await asyncio.sleep(0.05)
+    await evicting.aclose()
+    assert await room.store.has(digest)
