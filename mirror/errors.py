@@ -159,3 +159,7 @@ class Offline(UpstreamFailing):
     """The mirror is configured never to ask. The OCI code follows from what was asked."""
 
     status = 404
+
+
+# What a remembered answer may stand in for: nobody could say, or too many are asking.
+UNANSWERED = (UpstreamFailing, TooBusy)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from mirror.errors import MirrorError
@@ -15,6 +16,9 @@ from mirror.names import Digest
 # The distribution-spec asks registries to take manifests of up to 4 MB; containerd's own limit,
 # 4 * 1048 * 1048, lies just above this one.
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024
+
+# Images have some 127 layers at most; 4 MB of JSON could name 40,000.
+MAX_BLOBS_NAMED = 1_000
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -104,13 +108,15 @@ def media_type_of(body: bytes, content_type: str) -> str | None:
 def blobs_of(body: bytes) -> list[Descriptor]:
     """The config and layers that a repository must hold to have taken this manifest.
 
+    No more than MAX_BLOBS_NAMED: of others the upstream is asked, as of what nobody names.
     Non-distributable layers and index entries are left out: a registry does not check that it
     has them, so that they prove nothing about what a repository may read.
     """
     document = _document(body) or {}
     entries = [document.get("config"), *_list_of(document, "layers"), *_list_of(document, "blobs")]
-    found = [_descriptor(entry) for entry in entries if not _is_foreign(entry)]
-    return [descriptor for descriptor in found if descriptor is not None]
+    found = (_descriptor(entry) for entry in entries if not _is_foreign(entry))
+    known = (descriptor for descriptor in found if descriptor is not None)
+    return list(islice(known, MAX_BLOBS_NAMED))
 
 
 def fallback_child(body: bytes) -> Digest | None:

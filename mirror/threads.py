@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -23,7 +24,9 @@ async def in_thread(threads: Executor | None, work: Callable[..., T], *arguments
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        await asyncio.wait([future])
+        while not future.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
         raise
 
 
@@ -38,12 +41,21 @@ async def opened(work: Callable[[], F | None]) -> F | None:
 
 
 def _close_unclaimed(opening: "asyncio.Future[F | None]") -> None:
-    """In a thread: closing the last name of a large file takes time."""
+    """Closing the last name of a large file takes time."""
     if opening.cancelled() or opening.exception() is not None:
         return
     if (unclaimed := opening.result()) is not None:
-        closing = opening.get_loop().run_in_executor(None, unclaimed.close)
-        closing.add_done_callback(_forget)
+        close_elsewhere(unclaimed)
+
+
+def close_elsewhere(file: Closable) -> None:
+    """In a thread, which nobody waits for; at once, if this is one."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        file.close()
+        return
+    loop.run_in_executor(None, file.close).add_done_callback(_forget)
 
 
 def _forget(closing: "asyncio.Future[None]") -> None:

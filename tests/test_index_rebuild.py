@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
+import mirror.store.backup
 from mirror.manifest import Descriptor
 from mirror.names import Digest, Repository, Tag
 from mirror.store import backup as backup_module
@@ -323,9 +324,13 @@ async def test_only_what_is_new_is_backed_up(store: BlobStore) -> None:
     assert [path.name for path in store.paths.root.glob("*.new*")] == []
 
 
-async def test_backups_are_made_while_serving(store: BlobStore) -> None:
+@pytest.mark.parametrize("every_seconds", [0.01, 3600])
+async def test_backups_are_made_while_serving(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, every_seconds: float
+) -> None:
+    monkeypatch.setattr(mirror.store.backup, "FIRST_AFTER_SECONDS", 0.02)
     await fill(store, count=3)
-    backup = IndexBackup(store, every_seconds=0.01)
+    backup = IndexBackup(store, every_seconds)
     backup.open()
     async with asyncio.timeout(10):
         while not store.paths.backup.exists():  # noqa: ASYNC110 - nobody tells

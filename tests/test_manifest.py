@@ -11,6 +11,7 @@ from mirror.manifest import (
     DOCKER_MANIFEST,
     DOCKER_SCHEMA1,
     DOCKER_SCHEMA1_SIGNED,
+    MAX_BLOBS_NAMED,
     OCI_ARTIFACT,
     OCI_INDEX,
     OCI_MANIFEST,
@@ -151,3 +152,11 @@ def test_deep_or_broken_bodies_are_no_manifests(body: bytes) -> None:
     assert media_type_of(body, OCI_MANIFEST) is None
     assert blobs_of(body) == []
     assert fallback_child(body) is None
+
+
+def test_what_a_manifest_names_is_bounded() -> None:
+    layers = [
+        {"mediaType": "x", "digest": f"sha256:{n:064x}", "size": n}
+        for n in range(2 * MAX_BLOBS_NAMED)
+    ]
+    assert len(blobs_of(json.dumps({"layers": layers}).encode())) == MAX_BLOBS_NAMED

@@ -1,6 +1,8 @@
 """Past the disk: what is promised of blobs holds there too."""
 
 import asyncio
+import errno
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,11 +11,20 @@ from typing import Any
 import pytest
 
 from mirror.downloads import tries
-from tests.fakes.faults import Cut, Fault, Gate, NoLength, Stall, WrongByte
+from tests.fakes.faults import Cut, Fault, Gate, NoLength, OtherBody, Stall, WrongByte
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
+from tests.support.connections import answer_of, connected
 from tests.support.house import House, mirroring
-from tests.support.layers import UPSTREAM, add_layer, eventually, path_of, read_some, some_bytes
+from tests.support.layers import (
+    UPSTREAM,
+    add_layer,
+    eventually,
+    path_of,
+    read_some,
+    some_bytes,
+    until_idle,
+)
 
 DATA = some_bytes(700_000)
 
@@ -108,3 +119,43 @@ async def test_one_upstream_is_not_held_up_by_what_another_brings(
             answer = await house.get(good, {"Range": "bytes=0-99"})
             assert answer.body == DATA[:100]
             assert registry.count("GET", "blob") == 2
+
+
+@pytest.mark.parametrize("more", [0, 5000], ids=["as long", "longer"])
+async def test_what_takes_a_failing_files_place_in_mid_answer_is_hashed_as_well(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    path = add_layer(registry, DATA)
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        assert (await house.get(path)).body == DATA
+        await until_idle(house)
+    registry.fail(OtherBody(bytes(len(DATA) + more)), NoLength(), kind="blob", method="GET")
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        (file,) = (house.storage / "blobs").glob("*/*/*")
+        bad, pread = file.stat().st_ino, os.pread
+
+        def sendfile(_out: int, _file: int, *_: object) -> int:
+            raise OSError(errno.EINVAL, "not here")
+
+        def failing(descriptor: int, count: int, offset: int) -> bytes:
+            if offset >= 256 * 1024 and os.fstat(descriptor).st_ino == bad:
+                raise OSError(errno.EIO, "Input/output error")
+            return pread(descriptor, count, offset)
+
+        monkeypatch.setattr(os, "sendfile", sendfile)
+        monkeypatch.setattr(os, "pread", failing)
+        answer = await house.get(path)
+        assert answer.ended == "short"
+        assert len(answer.body) < len(DATA)
+
+
+async def test_an_old_client_is_not_left_without_a_size(
+    house: House, registry: FakeRegistry
+) -> None:
+    registry.fail(NoLength(), kind="blob")
+    path = add_layer(registry, DATA)
+    async with connected(house.url) as (transport, wire):
+        transport.write(f"GET {path} HTTP/1.0\r\nHost: mirror\r\n\r\n".encode())
+        stream, body = await answer_of(wire)
+    assert stream.status == 502
+    assert b"HTTP/1.0 needs one" in body

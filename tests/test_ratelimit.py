@@ -15,7 +15,7 @@ from mirror.upstream.ratelimit import RateLimits
 from tests.fakes.answers import error
 from tests.fakes.auth import Auth, BasicAuth, Door, basic, read_basic
 from tests.fakes.delivery import Answer, Delivery
-from tests.fakes.faults import Header, Status
+from tests.fakes.faults import Header, Stall, Status
 from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.seen import Seen
@@ -340,6 +340,25 @@ async def test_the_last_pulls_are_not_for_the_background(
         missed = seeded.index(refused)
         assert (await house.get(paths[missed])).status == 200, "somebody waits for this one"
         assert registry.ratelimit.remaining == 18
+
+
+async def test_what_is_here_does_not_wait_for_what_is_not(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.add_image(APP)
+    registry.add_image(APP, "slow", [b"slow"])
+    described = {**upstream(registry), "tag_ttl": "10m"}
+    async with mirroring(tmp_path, {"hub.test": described}) as house:
+        digest = (await house.get(TAG)).headers["Docker-Content-Digest"]
+        stall = Stall(-1)
+        registry.fail(stall, kind="manifest")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(house.get(path_of("slow"), BACKGROUND))
+            await registry.until(lambda: any(seen.held for seen in registry.requests))
+            for path in (TAG, path_of(digest)):
+                async with asyncio.timeout(5):
+                    assert (await house.get(path, BACKGROUND)).status == 200
+            registry.release()
 
 
 async def test_without_a_limit_the_background_gets_everything(

@@ -1,6 +1,7 @@
 """Requests that come again byte for byte are answered again without being read."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ import mirror.web.repeats
 from mirror.web.registry import Registry
 from tests.fakes.client import RawStream
 from tests.fakes.faults import Gate
-from tests.fakes.images import Image
+from tests.fakes.images import OCI_INDEX, Image
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
 from tests.support.connections import answer_of, connected
@@ -168,6 +169,16 @@ async def test_what_is_not_given_again(house: House, read: Read, request_: bytes
     answers = await ask_often(house, request_)
     assert read.count == 3
     assert len({stream.status for stream, _ in answers}) == 1
+
+
+async def test_what_is_large_is_written_as_the_client_takes_it(
+    registry: FakeRegistry, house: House, read: Read
+) -> None:
+    large = json.dumps({"manifests": [], "x": "x" * 300_000}).encode()
+    registry.add_manifest(APP, large, OCI_INDEX, "large")
+    answers = await ask_often(house, request_for(TAG.replace("latest", "large")))
+    assert {body for _, body in answers} == {large}
+    assert read.count == 3
 
 
 @pytest.mark.parametrize(("header", "version"), [("Connection: close", "1.1"), ("X: y", "1.0")])

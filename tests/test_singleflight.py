@@ -137,3 +137,16 @@ async def test_there_are_not_flights_without_end(monkeypatch: pytest.MonkeyPatch
     await asyncio.gather(*(flight.wait() for flight in held))
     flights.start(2, work)
     await flights.aclose()
+
+
+async def test_no_group_takes_the_room_of_all() -> None:
+    flights: Flights[tuple[str, int], None] = Flights(lambda key: key[0])
+    for n in range(singleflight.MAX_FLIGHTS_OF_A_GROUP):
+        flights.start(("slow", n), lambda: asyncio.sleep(3600))
+    with pytest.raises(TooBusy):
+        flights.start(("slow", -1), lambda: asyncio.sleep(0))
+    flight, _ = flights.start(("other", 0), lambda: asyncio.sleep(0))
+    await flight.wait()
+    await flights.aclose()
+    flight, _ = flights.start(("slow", 0), lambda: asyncio.sleep(0))
+    await flight.wait()

@@ -13,6 +13,7 @@ import pytest
 
 from mirror.errors import StorageFailed
 from mirror.names import Digest
+from mirror.store import leftovers
 from mirror.store.blobs import BlobStore
 from mirror.store.folder import FolderInUse
 from mirror.store.leftovers import ABANDONED_SECONDS
@@ -236,3 +237,24 @@ def test_discarding_may_be_done_at_any_time(staged_blob: StagedBlob, tmp_path: P
         staged_blob.open_reader()
     StagedBlob(BlobStore(tmp_path), DIGEST).discard()
     assert named(BlobStore(tmp_path)) == []
+
+
+async def test_what_nobody_goes_on_with_is_dropped_after_a_week(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = Digest.of(b"never")
+    begun = StagedBlob(store, digest)
+
+    def leave() -> None:
+        begun.open()
+        begun.write(0, memoryview(b"begun"))
+        begun.close()
+
+    await asyncio.to_thread(leave)
+    assert store.leftovers.size_bytes > 0
+    await store.leftovers.drop_abandoned()
+    assert store.paths.staged(digest).exists()
+    monkeypatch.setattr(leftovers, "ABANDONED_SECONDS", -1)
+    await store.leftovers.drop_abandoned()
+    assert not store.paths.staged(digest).exists()
+    assert store.leftovers.size_bytes == 0

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mirror import singleflight
 from mirror.names import Repository, Tag
 from mirror.store.index import Index, RememberedTag
 from tests.fakes.client import RawResponse
-from tests.fakes.faults import Gate, GenericType, NoDigestHeader, Status
+from tests.fakes.faults import Gate, GenericType, NoDigestHeader, Stall, Status
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -355,3 +356,25 @@ async def test_a_tag_may_point_to_an_index(registry: FakeRegistry, tmp_path: Pat
         answer = await mirror.get(LATEST, {"Accept": index.media_type})
         assert json.loads(answer.body)["manifests"][0]["digest"] == amd.digest
         assert answer.headers["Content-Type"] == index.media_type
+
+
+async def test_what_is_remembered_stands_in_while_too_many_ask(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made-up tags of a slow upstream must not take its real ones away."""
+    registry.add_image(APP)
+    async with mirroring(tmp_path, {"docker.io": hub(registry, tag_ttl="0s")}) as house:
+        path, listing = "/v2/app/manifests", "/v2/app/tags/list"
+        assert (await house.get(f"{path}/latest")).status == 200
+        assert (await house.get(listing)).status == 200
+        monkeypatch.setattr(singleflight, "MAX_FLIGHTS_OF_A_GROUP", 2)
+        registry.fail(Stall(-1))
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(2):
+                tasks.create_task(house.get(f"{path}/made-up-{n}"))
+                tasks.create_task(house.get(f"{listing}?n={n}"))
+            await registry.until(lambda: sum(seen.held for seen in registry.requests) == 4)
+            assert is_stale(await house.get(f"{path}/latest"))
+            assert is_stale(await house.get(listing))
+            assert (await house.get(f"{path}/made-up-3")).status == 503
+            registry.release()

@@ -98,13 +98,13 @@ class Downloads:
         """Lets be stored what is whole. Nobody is left who follows the others: they are cancelled,
         and go on from staging when they are asked for again.
         """
-        for task, arrival in self._tasks.items():
-            if not arrival.verified:
-                task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace_seconds)
-        for task in self._tasks:
+        whole = [task for task, arrival in self._tasks.items() if arrival.verified]
+        for task in self._tasks.keys() - set(whole):
             task.cancel()
+        if whole:
+            _, late = await asyncio.wait(whole, timeout=grace_seconds)
+            for task in late:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for threads in (self._threads, self._commits):
             await asyncio.to_thread(threads.shutdown)

@@ -12,7 +12,7 @@ from mirror.downloads.arrival import HELD_BACK_BYTES
 from mirror.downloads.tries import Tries
 from mirror.errors import UpstreamBroken, UpstreamFailing, WrongBytes
 from mirror.names import Digest, Repository
-from mirror.upstream.client import UpstreamClient
+from mirror.upstream.client import ENDED_EARLY, MAX_UNTOLD_BYTES, UpstreamClient
 
 
 class PassThrough:
@@ -25,6 +25,10 @@ class PassThrough:
     async def open(self) -> None:
         """Asks for the size, and so whether the repository holds it. Raises UpstreamError."""
         self.size_bytes = await self._client.head_blob(self._repository.name, self._digest)
+
+    def expect(self, size_bytes: int) -> None:
+        """What the client was promised: nothing else is the blob."""
+        self.size_bytes = size_bytes
 
     async def chunks(
         self, start: int, end: int | None, *, completes: bool
@@ -83,9 +87,11 @@ class PassThrough:
                 async with aclosing(self._fetched_once(position, end)) as chunks:
                     async for chunk in chunks:
                         position += len(chunk)
+                        if position > MAX_UNTOLD_BYTES and self.size_bytes is None:
+                            raise WrongBytes(self._client.name, "sends a blob without end")
                         yield chunk
                 if end is not None and position < end:
-                    raise UpstreamBroken(self._client.name, "ended a blob before its end")
+                    raise UpstreamBroken(self._client.name, ENDED_EARLY)
                 return
             except UpstreamFailing:
                 if not tries.note(progress=position > before):
@@ -98,8 +104,10 @@ class PassThrough:
         """What one answer brings of [start, end), skipping what comes before."""
         name = self._repository.name
         async with self._client.get_blob(name, self._digest, start, end) as answer:
-            if answer.start not in (0, start):
-                raise UpstreamBroken(self._client.name, "answered with another part than asked for")
+            answer.check_begins_at(start)
+            is_known = self.size_bytes is not None and answer.size_bytes is not None
+            if is_known and answer.size_bytes != self.size_bytes:
+                raise WrongBytes(self._client.name, f"has another size for {self._digest}")
             position = answer.start
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:

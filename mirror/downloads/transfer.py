@@ -1,4 +1,4 @@
-"""The work behind one arrival: fetching what is missing, hashing what is there, committing.
+"""The work behind one arrival: fetching what is missing, hashing what is there.
 
 Three kinds of task, all owned by `Transfer.run`:
 
@@ -25,7 +25,7 @@ from mirror.intervals import Intervals
 from mirror.metrics import Metrics
 from mirror.store.staging import HASH_STEP_BYTES
 from mirror.threads import in_thread
-from mirror.upstream.client import BlobAnswer, UpstreamClient
+from mirror.upstream.client import ENDED_EARLY, MAX_UNTOLD_BYTES, BlobAnswer, UpstreamClient
 
 # A reader this far ahead of every connection gets one of its own.
 FAR_AHEAD_BYTES = 1024 * 1024
@@ -33,9 +33,7 @@ PIECE_BYTES = 4 * 1024 * 1024
 MAX_PIECES = 6
 # Fill reads through a shorter stretch that is there already rather than ask anew behind it.
 SKIP_BYTES = 1024 * 1024
-# What an upstream that tells no size may send.
-MAX_UNTOLD_BYTES = 16 * 1024**3
-# For so much of it room is made at a time.
+# For so much of a blob whose size nobody told room is made at a time.
 ROOM_STEP_BYTES = 32 * 1024 * 1024
 # Pieces in a row that failed: from then on everybody waits for fill.
 MAX_FAILED_PIECES = 4
@@ -153,8 +151,7 @@ class Transfer:
         if start:
             self._takes_ranges = answer.is_partial
         self._check_size(answer.size_bytes)
-        if answer.start not in (0, start):
-            raise UpstreamBroken(self._client.name, "answered with another part than asked for")
+        answer.check_begins_at(start)
 
     def _check_length(self, end: int) -> None:
         """Raises UpstreamBroken for a body that goes on behind the blob's end, or for ever."""
@@ -174,7 +171,7 @@ class Transfer:
         size_bytes = self._arrival.size_bytes
         least = self._arrival.present.reach(0) if size_bytes is None else stop or size_bytes
         if position < least:
-            raise UpstreamBroken(self._client.name, "ended a blob before its end")
+            raise UpstreamBroken(self._client.name, ENDED_EARLY)
 
     def _check_size(self, told: int | None) -> None:
         """Against what is known of it, and what is there. Raises WrongBytes."""
@@ -264,8 +261,7 @@ class Transfer:
             if not answer.is_partial:
                 return
             self._check_size(answer.size_bytes)
-            if answer.start != start:
-                raise UpstreamBroken(self._client.name, "answered with another part than asked for")
+            answer.check_begins_at(start, may_be_whole=False)
             position = start
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:

@@ -5,17 +5,17 @@ it names: the upstream is asked first. Only while that cannot be is the name eno
 content that came from the same upstream.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
-from mirror.errors import UpstreamFailing
+from mirror.errors import UNANSWERED
 from mirror.manifest import BLOB_TYPE, Descriptor, is_manifest_type
 from mirror.names import Digest, Repository
-from mirror.proxy.patience import within_patience
+from mirror.proxy.patience import by_upstream, within_patience
 from mirror.proxy.spared import if_told, spared
-from mirror.singleflight import Flight, Flights
+from mirror.singleflight import Flights
 from mirror.store.index import Index
 from mirror.store.links import Link
 from mirror.upstream.client import UpstreamClient
@@ -30,8 +30,8 @@ class Access:
         self._index = index
         self._clients = clients
         self._hot: LRUCache[tuple[Repository, Digest], Link] = LRUCache(HOT_LINKS)
-        self._blobs: Flights[tuple[Repository, Digest], Link] = Flights()
-        self._manifests: Flights[tuple[Repository, Digest], Link | None] = Flights()
+        self._blobs: Flights[tuple[Repository, Digest], Link] = Flights(by_upstream)
+        self._manifests: Flights[tuple[Repository, Digest], Link | None] = Flights(by_upstream)
 
     async def known(self, repository: Repository, digest: Digest) -> Link | None:
         """None where the repository is known neither to hold it nor to name it."""
@@ -83,8 +83,7 @@ class Access:
             size_bytes = await self._clients[repository.upstream].head_blob(repository.name, digest)
             return await self.grant(repository, Descriptor(digest, BLOB_TYPE, size_bytes))
 
-        flight, _ = self._blobs.start((repository, digest), ask)
-        return await self._proof(flight, repository, digest)
+        return await self._proof(self._blobs, repository, digest, ask)
 
     async def prove_manifest(self, repository: Repository, digest: Digest) -> Link | None:
         """As for a blob; None where HEAD does not tell. Raises UpstreamError."""
@@ -101,8 +100,7 @@ class Access:
             descriptor = Descriptor(digest, head.media_type, head.size_bytes)
             return await self.grant(repository, descriptor)
 
-        flight, _ = self._manifests.start((repository, digest), ask)
-        return await self._proof(flight, repository, digest)
+        return await self._proof(self._manifests, repository, digest, ask)
 
     async def aclose(self) -> None:
         await self._blobs.aclose()
@@ -112,13 +110,20 @@ class Access:
         known = self._hot.get((repository, named.digest))
         return known is not None and (known.proven or known.descriptor == named)
 
-    async def _proof(self, flight: Flight[V], repository: Repository, digest: Digest) -> V | Link:
+    async def _proof(
+        self,
+        flights: Flights[tuple[Repository, Digest], V],
+        repository: Repository,
+        digest: Digest,
+        ask: Callable[[], Coroutine[Any, Any, V]],
+    ) -> V | Link:
         stand_in = await self._stand_in(repository, digest)
         try:
+            flight, _ = flights.start((repository, digest), ask)
             return await within_patience(
                 flight, repository.upstream, can_stand_in=stand_in is not None
             )
-        except UpstreamFailing:
+        except UNANSWERED:
             if stand_in is None:
                 raise
             return stand_in

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from mirror.errors import Offline, UpstreamBroken, UpstreamFailing, UpstreamNotFound
+from mirror.errors import UNANSWERED, Offline, UpstreamBroken, UpstreamNotFound
 from mirror.manifest import OCI_INDEX, bare_type
 from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
 from mirror.proxy.ages import Ages
-from mirror.proxy.patience import within_patience
+from mirror.proxy.patience import by_upstream, within_patience
 from mirror.proxy.spared import if_told, spared
 from mirror.proxy.weblinks import next_query
 from mirror.singleflight import Flights
@@ -49,7 +49,7 @@ class Listings:
         self._clients = clients
         self._index = index
         self._ages: Ages[tuple[Repository, str]] = Ages(MAX_LISTINGS)
-        self._flights: Flights[tuple[Repository, str], RememberedListing] = Flights()
+        self._flights: Flights[tuple[Repository, str], RememberedListing] = Flights(by_upstream)
 
     async def tags(self, repository: Repository, query: Query) -> Listing:
         """`body` is a JSON list of tags. Raises UpstreamError."""
@@ -97,10 +97,10 @@ class Listings:
                     self._ages.note(key, listing.checked_at)
             return listing
 
-        flight, joined = self._flights.start(key, ask_and_remember)
         try:
+            flight, joined = self._flights.start(key, ask_and_remember)
             listing = await within_patience(flight, repository.upstream, can_stand_in=can_stand_in)
-        except UpstreamFailing as error:
+        except UNANSWERED as error:
             if remembered is not None and (can_stand_in or isinstance(error, Offline)):
                 return _listing(remembered, Cache.STALE, age_seconds)
             raise

@@ -14,6 +14,7 @@ from mirror.names import Digest, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
 from mirror.proxy.contents import Contents
+from mirror.proxy.patience import by_upstream
 from mirror.singleflight import Flights
 from mirror.upstream.client import ManifestAnswer, UpstreamClient
 
@@ -53,7 +54,9 @@ class ManifestSource:
         self._absences = absences
         self._metrics = metrics
         # The tag is what an upstream may know a manifest by, if by nothing else.
-        self._flights: Flights[tuple[Repository, Digest, Tag | None], Manifest] = Flights()
+        self._flights: Flights[tuple[Repository, Digest, Tag | None], Manifest] = Flights(
+            by_upstream
+        )
         # Manifests whose blobs are known to be named under the repository.
         self._named: LRUCache[tuple[Repository, Digest], bool] = LRUCache(HOT_MANIFESTS)
 

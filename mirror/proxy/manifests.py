@@ -100,15 +100,19 @@ class Manifests:
     async def _get_in_background(
         self, repository: Repository, reference: Reference, accept: Sequence[str]
     ) -> ManifestReply:
-        """One at a time, so that each knows how many pulls the one before has left."""
+        """What may cost a pull one at a time, so that each knows how many the one before has
+        left.
+        """
+        remembered = await self._remembered(repository, reference, accept)
+        if remembered is not None and remembered.cache is Cache.HIT:
+            return remembered
         async with self._background[repository.upstream]:
             kept = self._clients[repository.upstream].ratelimits.kept_from_background()
             if kept is None:
                 return await self._get(repository, reference, accept)
-        reply = await self._remembered(repository, reference, accept)
-        if reply is None:
+        if remembered is None:
             raise kept
-        return reply
+        return remembered
 
     async def _remembered(
         self, repository: Repository, reference: Reference, accept: Sequence[str]

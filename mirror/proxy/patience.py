@@ -3,11 +3,17 @@
 from typing import TypeVar
 
 from mirror.errors import UpstreamUnreachable
+from mirror.names import Repository
 from mirror.singleflight import Flight
 
 STAND_IN_SECONDS = 1.5
 
 V = TypeVar("V")
+
+
+def by_upstream(question: tuple[Repository, *tuple[object, ...]]) -> str:
+    """For `Flights`: one upstream that is slow must not use up the room for all."""
+    return question[0].upstream
 
 
 async def within_patience(flight: Flight[V], upstream: str, *, can_stand_in: bool = False) -> V:

@@ -17,9 +17,9 @@ MAX_REMEMBERED = 20_000
 
 
 class Suspicions:
-    """`check_soon` is told of each blob that deserves another look."""
+    """`check_soon` is told of each blob that deserves another look; it says if that gets one."""
 
-    def __init__(self, check_soon: Callable[[Digest], None]) -> None:
+    def __init__(self, check_soon: Callable[[Digest], bool]) -> None:
         self._check_soon = check_soon
         self._given: TTLCache[tuple[Digest, str], bool] = TTLCache(
             MAX_REMEMBERED, AGAIN_WITHIN_SECONDS
@@ -28,7 +28,7 @@ class Suspicions:
 
     def note_given(self, digest: Digest, client: str) -> None:
         """The whole blob has gone to this client."""
-        if (digest, client) in self._given and digest not in self._checked:
+        is_suspect = (digest, client) in self._given and digest not in self._checked
+        if is_suspect and self._check_soon(digest):
             self._checked[digest] = True
-            self._check_soon(digest)
         self._given[digest, client] = True

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from mirror.errors import Offline, UpstreamBroken, UpstreamFailing, UpstreamNotFound
+from mirror.errors import UNANSWERED, Offline, UpstreamBroken, UpstreamNotFound
 from mirror.manifest import Descriptor
 from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
-from mirror.proxy.patience import within_patience
+from mirror.proxy.patience import by_upstream, within_patience
 from mirror.proxy.spared import if_told, spared
 from mirror.singleflight import Flights
 from mirror.store.index import Index, RememberedTag
@@ -74,10 +74,10 @@ class Tags:
         self._absences = absences
         self._obtain = obtain
         self._hot: LRUCache[tuple[Repository, Tag], _Known] = LRUCache(HOT_TAGS)
-        self._flights: Flights[tuple[Repository, Tag], Resolved] = Flights()
+        self._flights: Flights[tuple[Repository, Tag], Resolved] = Flights(by_upstream)
 
     async def resolve(self, repository: Repository, tag: Tag) -> Resolved:
-        """Raises UpstreamError, StorageFailed."""
+        """Raises UpstreamError, TooBusy."""
         known = await self._known(repository, tag)
         if known is None:
             return await self._asked(repository, tag, can_stand_in=False)
@@ -88,7 +88,7 @@ class Tags:
         can_stand_in = known.age_seconds <= upstream.stale_for_seconds
         try:
             return await self._asked(repository, tag, can_stand_in=can_stand_in)
-        except UpstreamFailing as error:
+        except UNANSWERED as error:
             if can_stand_in or isinstance(error, Offline):
                 return stale
             raise

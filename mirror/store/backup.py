@@ -1,12 +1,15 @@
 """A copy of the index beside it, from which a damaged one is restored.
 
-Made every hour and at the end, where something has changed since the last one.
+Made a minute after the start if the last one is old, every hour, and at the end, where something
+has changed since.
 """
 
 import asyncio
 import os
 import shutil
 import sqlite3
+import time
+from math import inf
 from pathlib import Path
 
 import structlog
@@ -17,6 +20,8 @@ from mirror.store.disk import put
 from mirror.store.paths import log_of, new
 
 EVERY_SECONDS = 3600.0
+# A process that never lives for an hour makes copies, too.
+FIRST_AFTER_SECONDS = 60.0
 # The copy takes as much room as the index at most; some is left for what is on its way in.
 MIN_FREE_COPIES = 2
 
@@ -52,12 +57,24 @@ class IndexBackup:
             _log.warning("the index could not be backed up", error=str(error))
 
     async def _run(self) -> None:
+        age_seconds = await asyncio.to_thread(_age_seconds, self._store.paths.backup)
+        left_seconds = max(FIRST_AFTER_SECONDS, self._every_seconds - age_seconds)
+        left_seconds = min(left_seconds, self._every_seconds)
         while not self._closing.is_set():
             try:
-                async with asyncio.timeout(self._every_seconds):
+                async with asyncio.timeout(left_seconds):
                     await self._closing.wait()
             except TimeoutError:
                 await self.make()
+                left_seconds = self._every_seconds
+
+
+def _age_seconds(backup: Path) -> float:
+    """Of the last copy; without end where there is none."""
+    try:
+        return time.time() - backup.stat().st_mtime
+    except OSError:
+        return inf
 
 
 def back_up(index: Path, backup: Path) -> bool:

@@ -134,6 +134,7 @@ class Eviction:
                     await self._due.wait()
             self._due.clear()
             try:
+                await self._store.leftovers.drop_abandoned()
                 async with self._round:
                     await self._write_uses()
                     surplus_bytes = self._surplus_bytes(self._margin_bytes())

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import BinaryIO
 
 from mirror.names import Digest
+from mirror.threads import close_elsewhere
 
 MAX_OPEN_BLOBS = 256
 
@@ -51,7 +52,7 @@ class Handle:
 
     def _close_if_unused(self) -> None:
         if self._closing and not self._readers:
-            self.file.close()
+            close_elsewhere(self.file)
 
 
 class StoredBlob:

@@ -7,14 +7,24 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from mirror.errors import DigestInvalid
 from mirror.names import Digest
 from mirror.store.paths import Paths, data_in, progress_in
 
-# A download that nobody has gone on with for so long is dropped at the next start.
+# A download that nobody has gone on with for so long is dropped.
 ABANDONED_SECONDS = 7 * 86400
 _BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own are (stat(2))
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """`left_at` is wall-clock time, which outlives the process."""
+
+    size_bytes: int
+    left_at: float
 
 
 class Leftovers:
@@ -24,14 +34,14 @@ class Leftovers:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._size_bytes: dict[Digest, int] = {}
+        self._left: dict[Digest, _Left] = {}
         # Held while one is dropped: whoever wants to go on with it waits, and finds it gone.
         self._lock = threading.Lock()
 
     @property
     def size_bytes(self) -> int:
         """On the disk. Does not block."""
-        return sum(self._size_bytes.values())
+        return sum(each.size_bytes for each in self._left.values())
 
     def open(self) -> None:
         """Removes what is of no use; to be called while nobody writes there. Raises OSError."""
@@ -51,27 +61,44 @@ class Leftovers:
         """A download has left it. Raises OSError."""
         found = data_in(self._paths.staged(digest)).stat()
         with self._lock:
-            self._size_bytes[digest] = found.st_blocks * _BLOCK_BYTES
+            self._left[digest] = _Left(found.st_blocks * _BLOCK_BYTES, found.st_mtime)
 
     def claim(self, digest: Digest) -> None:
         """A download goes on with it, or begins."""
         with self._lock:
-            self._size_bytes.pop(digest, None)
+            self._left.pop(digest, None)
 
     async def drop(self, wanted_bytes: int) -> int:
         """As many as it takes; how many bytes that freed."""
         return await asyncio.to_thread(self._drop, wanted_bytes)
 
+    async def drop_abandoned(self) -> None:
+        """What nobody will go on with."""
+        before = time.time() - ABANDONED_SECONDS
+        if any(each.left_at < before for each in self._left.values()):
+            await asyncio.to_thread(self._drop_older, before)
+
     def _drop(self, wanted_bytes: int) -> int:
         freed_bytes = 0
-        while freed_bytes < wanted_bytes:
-            with self._lock:
-                if not self._size_bytes:
-                    break
-                digest = next(iter(self._size_bytes))
-                freed_bytes += self._size_bytes.pop(digest)
-                shutil.rmtree(self._paths.staged(digest), ignore_errors=True)
+        while freed_bytes < wanted_bytes and self._left:
+            freed_bytes += self._drop_one(lambda: next(iter(self._left), None))
         return freed_bytes
+
+    def _drop_older(self, before: float) -> None:
+        def older() -> Digest | None:
+            found = (digest for digest, each in self._left.items() if each.left_at < before)
+            return next(found, None)
+
+        while self._drop_one(older):
+            pass
+
+    def _drop_one(self, choose: Callable[[], Digest | None]) -> int:
+        with self._lock:
+            digest = choose()
+            if digest is None:
+                return 0
+            shutil.rmtree(self._paths.staged(digest), ignore_errors=True)
+            return self._left.pop(digest).size_bytes
 
     def _is_worth_going_on_with(self, digest: Digest) -> bool:
         """Not so without its data, which was committed a moment before the end."""

@@ -71,11 +71,13 @@ class Scrub:
         if self._pace.bytes_per_second:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="scrub")
 
-    def check_soon(self, digest: Digest) -> None:
-        """Before all that is due, at the same pace."""
-        if len(self._urgent) < MAX_URGENT_BLOBS:
-            self._urgent[digest] = None
-            self._is_wanted.set()
+    def check_soon(self, digest: Digest) -> bool:
+        """Before all that is due, at the same pace; whether it will be."""
+        if self._task is None or len(self._urgent) >= MAX_URGENT_BLOBS:
+            return False
+        self._urgent[digest] = None
+        self._is_wanted.set()
+        return True
 
     async def aclose(self) -> None:
         if self._task is not None:

@@ -22,6 +22,9 @@ from mirror.upstream.definition import Upstream
 from mirror.upstream.transport import Transport
 
 LISTING_LIMIT_BYTES = 4 * 1024 * 1024
+# What an upstream that tells no size may send of a blob.
+MAX_UNTOLD_BYTES = 16 * 1024**3
+ENDED_EARLY = "ended a blob before its end"
 _HEAD_NOT_OFFERED = frozenset({400, 405, 501})
 _HEAD_REFUSED = _HEAD_NOT_OFFERED | {401, 403}
 
@@ -65,6 +68,11 @@ class BlobAnswer:
         self.start = told[0] if self.is_partial and told else 0
         whole_bytes = response.content_length if not self.is_partial else None
         self.size_bytes = told[2] if self.is_partial and told else whole_bytes
+
+    def check_begins_at(self, start: int, *, may_be_whole: bool = True) -> None:
+        """There, or at the blob's beginning. Raises UpstreamBroken."""
+        if self.start != start and not (may_be_whole and self.start == 0):
+            raise UpstreamBroken(self._client.name, "answered with another part than asked for")
 
     async def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
         """Each one is good until the next is asked for, and more arrives meanwhile.

@@ -90,7 +90,7 @@ class Transport:
                 if trial is not None:
                     trial.answered(response.status, self._failed_answer(response))
                 return response
-            response.close()
+            await self.drain(response)
             url = self._target(url, response.headers.get("Location"))
             if url.origin() == origin:
                 limit = None

@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, web
 from mirror.byteranges import ByteRange, resolve
 from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.reader import BlobReader
-from mirror.errors import MirrorError, StorageFailed
+from mirror.errors import MirrorError, StorageFailed, UpstreamBroken
 from mirror.manifest import BLOB_TYPE
 from mirror.metrics import Cache, Metrics
 from mirror.names import Digest
@@ -48,7 +48,10 @@ async def send_blob(
     }
     wanted = _range_header(request, digest)
     size_bytes = await _size_for(request, reply.content, wanted)
-    ranges = resolve(wanted, size_bytes) if size_bytes is not None else []
+    ranges = []
+    if size_bytes is not None:
+        ranges = resolve(wanted, size_bytes)
+        reply.direct.expect(size_bytes)
     sender = _Sender(request, reply, metrics)
     if len(ranges) > 1:
         return await sender.send_parts(ranges, size_bytes or 0, headers)
@@ -97,6 +100,8 @@ class _Sender:
             return web.Response(status=status, headers=headers, body=self._content[start:end])
         response = web.StreamResponse(status=status, headers=headers)
         if end is None:
+            if self._request.version < HttpVersion11:
+                raise UpstreamBroken(self._facts.upstream, "tells no size; HTTP/1.0 needs one")
             response.enable_chunked_encoding()
         else:
             response.content_length = end - start

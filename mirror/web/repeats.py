@@ -5,20 +5,21 @@ request up. Only what was understood once, has no body and leaves its connection
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from cachetools import LRUCache
 
+from mirror.web.replies import WRITE_BYTES
 from mirror.web.request import FACTS, Facts
 
 # Then the request goes its whole way again, past the store's and the index's word.
 REPEAT_SECONDS = 5.0
 REPEATS_BYTES = 32 * 1024 * 1024
 MAX_REQUEST_BYTES = 4096
-# Keys, headers and objects beside an answer's body.
+# Headers and objects beside a request and an answer's body.
 _OVERHEAD_BYTES = 2048
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -32,6 +33,7 @@ class Repeat:
     head: bytes
     body: bytes
     until: float
+    held_bytes: int
 
     def facts(self) -> Facts:
         """Of one more time."""
@@ -53,7 +55,7 @@ class Repeats:
 
     def __init__(self) -> None:
         self._known: LRUCache[bytes, Repeat] = LRUCache(
-            REPEATS_BYTES, getsizeof=lambda repeat: len(repeat.body) + _OVERHEAD_BYTES
+            REPEATS_BYTES, getsizeof=lambda repeat: repeat.held_bytes
         )
 
     def find(self, request: bytes) -> Repeat | None:
@@ -68,10 +70,12 @@ class Repeats:
             return
         body = response.body if isinstance(response.body, bytes) else b""
         until = min(facts.repeat_until, time.monotonic() + REPEAT_SECONDS)
-        if len(body) + _OVERHEAD_BYTES <= REPEATS_BYTES:
-            head = _head_of(response, len(body))
+        if len(body) <= WRITE_BYTES:
             sent = b"" if parsed.method == hdrs.METH_HEAD else body
-            self._known[request] = Repeat(parsed.method, facts, head, sent, until)
+            head = _head_of(response, len(body))
+            held_bytes = len(request) + len(head) + len(sent) + _OVERHEAD_BYTES
+            given = replace(facts, deadline=None)
+            self._known[request] = Repeat(parsed.method, given, head, sent, until, held_bytes)
 
     def clear(self) -> None:
         self._known.clear()

@@ -17,6 +17,8 @@ SOFTWARE = {"Server": "mirror"}
 _COMMON = {"Docker-Distribution-API-Version": "registry/2.0", **SOFTWARE}
 _JSON = "application/json"
 HOT_DIGESTS = 4096
+# Of a larger body only so much waits in the connection of a client that reads slowly.
+WRITE_BYTES = 256 * 1024
 # RFC 9111 §5.5 has retired the Warning header; clients of registries still show it.
 _STALE_WARNING = '110 - "Response is Stale"'
 

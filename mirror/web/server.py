@@ -16,12 +16,10 @@ from mirror.web.journal import Journal
 from mirror.web.places import Places, connections_allowed, end_stalled_connections
 from mirror.web.registry import Registry
 from mirror.web.repeats import Repeats
-from mirror.web.replies import error_reply
+from mirror.web.replies import WRITE_BYTES, error_reply
 from mirror.web.request import FACTS, Facts
 from mirror.web.status import Status
 
-# Of a larger body only so much waits in the connection of a client that reads slowly.
-WRITE_BYTES = 256 * 1024
 # For answers that are only being written, after the grace for the others is over.
 CLOSING_SECONDS = 1
 
