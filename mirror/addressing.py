@@ -18,9 +18,14 @@ from enum import StrEnum
 from typing import Self
 
 from mirror.errors import NameInvalid, NameUnknown
-from mirror.names import Digest, Reference, Repository, parse_reference, shown
-
-_DOCKER_HUB_SPELLINGS = ("index.docker.io", "registry-1.docker.io")
+from mirror.names import (
+    OTHER_NAMES_OF_DOCKER_HUB,
+    Digest,
+    Reference,
+    Repository,
+    parse_reference,
+    shown,
+)
 
 
 class Kind(StrEnum):
@@ -82,7 +87,7 @@ class Directory:
         hosts: dict[str, str] = {}
         aliases: dict[str, str] = {}
         for name, alias in upstreams:
-            for spelling in (name, *(_DOCKER_HUB_SPELLINGS if name == "docker.io" else ())):
+            for spelling in (name, *(OTHER_NAMES_OF_DOCKER_HUB if name == "docker.io" else ())):
                 hosts[spelling] = name
                 if ":" not in spelling:
                     hosts[f"{spelling}:443"] = name

@@ -10,6 +10,8 @@ from typing import Self
 
 from mirror.errors import DigestInvalid, ManifestUnknown, NameInvalid
 
+# Besides docker.io, as images call it.
+OTHER_NAMES_OF_DOCKER_HUB = ("index.docker.io", "registry-1.docker.io")
 # Clients commonly limit host and name together to 255 characters.
 MAX_NAME_CHARACTERS = 255
 

@@ -20,14 +20,13 @@ from yarl import URL
 from mirror.config.sources import KeyPath
 from mirror.config.units import Bytes, Listen, Seconds
 from mirror.errors import NameInvalid
-from mirror.names import Repository
+from mirror.names import OTHER_NAMES_OF_DOCKER_HUB, Repository
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:\d{1,5})?", re.ASCII)
 _ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII)
 _ALIAS = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*", re.ASCII)
 _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
 _ROOT_OF_THE_API = "v2"
-_OTHER_NAMES_OF_DOCKER_HUB = ("index.docker.io", "registry-1.docker.io")
 
 # The registries that a mirror serves without any configuration, and where their API is.
 WELL_KNOWN = {
@@ -220,7 +219,7 @@ def contradictions(document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]
     if isinstance(default, str) and default not in upstreams:
         known = ", ".join(sorted(upstreams))
         yield ("default_upstream",), f"{default!r} is not one of the upstreams: {known}"
-    taken = {*upstreams, *_OTHER_NAMES_OF_DOCKER_HUB}
+    taken = {*upstreams, *OTHER_NAMES_OF_DOCKER_HUB}
     for name, upstream in upstreams.items():
         if wrong := _wrong_with_host(name):
             yield ("upstreams", name), wrong
@@ -235,7 +234,7 @@ def contradictions(document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]
 
 
 def _wrong_with_host(name: str) -> str | None:
-    if name in _OTHER_NAMES_OF_DOCKER_HUB:
+    if name in OTHER_NAMES_OF_DOCKER_HUB:
         return "images call this registry docker.io; use that name"
     if not _HOST.fullmatch(name) or ("." not in name and ":" not in name):
         return (

@@ -88,7 +88,7 @@ class Asker:
         """
         request_class = RequestClass.BLOBS if question.is_for_blob else RequestClass.CONTROL
         endpoints = self._upstream.endpoints
-        first = question.attempt % len(endpoints) if endpoints else 0
+        first = question.attempt % len(endpoints)
         errors: list[UpstreamError] = []
         left_alone: list[tuple[URL, Circuit]] = []
         for endpoint in chain(endpoints[first:], endpoints[:first]):
