@@ -302,6 +302,23 @@ async def test_meanwhile_the_next_account_is_used(guarded: FakeRegistry, tmp_pat
     assert (logins(guarded), logins(guarded, "bob")) == (1, 1)
 
 
+async def test_what_one_account_may_not_read_another_may(
+    guarded: FakeRegistry, tmp_path: Path
+) -> None:
+    guarded.auth = BearerAuth(users={name: name for name in ACCOUNTS})
+    guarded.add_image("org/private", "next", [b"next"])
+    async with hub(guarded, tmp_path, "bob", "carol", "alice") as house:
+        assert (await house.get(path_of("org/private"))).status == 200
+        guarded.forget()
+        assert (await house.get(path_of("org/private", "next"))).status == 200
+        assert not logins(guarded, "bob"), "it is known who is let in"
+        guarded.private = {"org/private": {"dave"}}
+        guarded.forget()
+        answer = await house.get(path_of("org/private", "other"))
+        assert answer.status in (403, 404)
+        assert guarded.count("HEAD", "manifest") <= 6, "each account once or twice, and nobody else"
+
+
 async def test_another_password_is_tried_at_once(guarded: FakeRegistry, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("alice")

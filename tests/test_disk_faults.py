@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.faults import NoLength
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.faulty_disk import Fault, FaultyDisk
 from tests.support.house import House, mirroring
-from tests.support.layers import some_bytes, until_idle
+from tests.support.layers import UPSTREAM, add_layer, some_bytes, until_idle
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"
@@ -138,6 +139,21 @@ async def test_a_disk_that_is_really_full(
         await pull(house, image)
         await until_idle(house)
         assert digest_of(LAYER) in house.stored_blobs()
+
+
+async def test_a_range_of_a_blob_of_untold_length_passes_the_full_disk_too(
+    registry: FakeRegistry, small_disk: Path, tmp_path: Path
+) -> None:
+    path = add_layer(registry, LAYER)
+    registry.fail(NoLength(), kind="blob")
+    storage = {"path": str(small_disk)}
+    async with mirroring(tmp_path, {UPSTREAM: registry}, storage=storage) as house:
+        await asyncio.to_thread(_fill, small_disk / "ballast")
+        for wanted in ("bytes=100-", "bytes=-100"):
+            answer = await house.get(path, {"Range": wanted})
+            assert answer.ended == "complete"
+            first = 100 if wanted == "bytes=100-" else len(LAYER) - 100
+            assert answer.body == (LAYER[first:] if answer.status == 206 else LAYER)
 
 
 def _fill(path: Path) -> None:

@@ -221,3 +221,53 @@ async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
         with pytest.raises(StorageFailed):
             await Index.open(path)
         assert shape_of(path) == before
+
+
+async def test_another_programs_lock_holds_up_one_change_and_no_question(
+    index: Index, path: Path
+) -> None:
+    await index.set_tag(HERE, LATEST, RememberedTag(ONE, 1.5))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        started = asyncio.get_running_loop().time()
+        for _ in range(20):
+            with pytest.raises(StorageFailed):
+                await index.add_blob(TWO, 1, 1.0)
+            assert await index.tag(HERE, LATEST) is not None
+        assert asyncio.get_running_loop().time() - started < 10
+        other.rollback()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE tags SET digest = 'x'",
+        "UPDATE tags SET checked_at = 'never'",
+        "UPDATE links SET digest = x'00'",
+        "UPDATE links SET size_bytes = 'much'",
+        "UPDATE blobs SET size_bytes = 'much'",
+        "UPDATE listings SET headers = '['",
+    ],
+)
+async def test_what_makes_no_sense_is_a_failure_of_the_index(
+    index: Index, path: Path, statement: str
+) -> None:
+    await index.set_tag(HERE, LATEST, RememberedTag(ONE, 1.5))
+    await index.link(HERE, [Link(Descriptor(ONE, "x", 1), proven=True)])
+    await index.add_blob(ONE, 10, 1.0)
+    await index.set_listing(HERE, "q", RememberedListing(b"[]", {}, 1.0))
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute(statement)
+    failures = 0
+    for question in (
+        lambda: index.tag(HERE, LATEST),
+        lambda: index.linked(HERE, [ONE]),
+        lambda: index.blob_size(ONE),
+        lambda: index.listing(HERE, "q"),
+    ):
+        try:
+            await question()
+        except StorageFailed:
+            failures += 1
+    assert failures <= 1
+    assert failures == 1 or "x'00'" in statement, "such a row is not even found"

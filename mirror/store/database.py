@@ -1,9 +1,11 @@
 """The index's database: a file in WAL mode, or its stand-in in memory, and its failures."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,10 +17,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from mirror.errors import StorageFailed
+from mirror.errors import MirrorError, StorageFailed
 from mirror.store.schema import VERSION, migrate
 from mirror.store.sqlite import InMemory
 
+# How long one change waits for another program, such as a shell, and for how long the others then
+# do not.
+BUSY_MILLISECONDS = 1000
+LOCKED_SECONDS = 5.0
+# What a row holds that nobody here wrote.
+_NONSENSE = (MirrorError, TypeError, ValueError)
 # An index that fails does so many times a second.
 TOLD_EVERY_SECONDS = 60
 
@@ -35,6 +43,8 @@ class Database:
         self._engine = engine
         self._count_error = count_error
         self._told_at: float | None = None
+        self._writing = asyncio.Lock()
+        self._is_locked_until = -inf
 
     @classmethod
     async def open(cls, path: Path, count_error: Callable[[], None]) -> Self:
@@ -55,15 +65,31 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction. Raises StorageFailed."""
+        """A transaction, within which rows are to be understood. Raises StorageFailed."""
         try:
             async with self._engine.begin() as connection:
                 yield connection
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, *_NONSENSE) as error:
             self._note_error(error)
             raise StorageFailed(
                 f"this mirror's index fails: {type(error).__name__}; its operator should look"
             ) from error
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """The same for changes, one after the other, so that they never wait for each other's lock.
+        While somebody else holds that, no more than one of them waits for it. Raises StorageFailed.
+        """
+        async with self._writing:
+            if time.monotonic() < self._is_locked_until:
+                raise StorageFailed("this mirror's index is locked by another program")
+            try:
+                async with self.begin() as connection:
+                    yield connection
+            except StorageFailed as failed:
+                if _is_locked(failed):
+                    self._is_locked_until = time.monotonic() + LOCKED_SECONDS
+                raise
 
     async def check_writable(self) -> None:
         """Full or not; closes a file that can only be read. Raises StorageFailed."""
@@ -86,13 +112,19 @@ class Database:
             await self.aclose()
             raise
 
-    def _note_error(self, error: SQLAlchemyError) -> None:
+    def _note_error(self, error: Exception) -> None:
         self._count_error()
         now = time.monotonic()
         if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
             self._told_at = now
             cause = getattr(error, "orig", None) or error
             _log.error("the index fails", error=f"{type(cause).__name__}: {cause}"[:200])
+
+
+def _is_locked(failed: StorageFailed) -> bool:
+    cause = getattr(failed.__cause__, "orig", None)
+    code = getattr(cause, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _engine_at(path: Path) -> AsyncEngine:
@@ -119,6 +151,10 @@ def _tune(connection: Any, _record: object) -> None:
     which cost an upstream question, never a wrong answer.
     """
     cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 5000"):
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = NORMAL",
+        f"busy_timeout = {BUSY_MILLISECONDS}",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Insert, Select, Table, delete, func, literal, select, update
 from sqlalchemy.dialects.sqlite import insert
@@ -34,6 +34,8 @@ from mirror.store.sqlite import InMemory
 # Clients choose the questions (n, last, artifactType); the newest answers are enough for an outage.
 MAX_LISTINGS = 2_000
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class RememberedTag:
@@ -54,6 +56,7 @@ class Index:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._begin = database.begin
+        self._write = database.write
 
     @classmethod
     async def open(cls, path: Path, count_error: Callable[[], None] = lambda: None) -> Self:
@@ -82,8 +85,8 @@ class Index:
     async def usage(self) -> tuple[int, int]:
         """(blobs, bytes) stored."""
         total_bytes = func.coalesce(func.sum(blobs.c.size_bytes), 0)
-        row = await self._first(select(func.count().label("blobs"), total_bytes.label("bytes")))
-        return (int(row.blobs), int(row.bytes)) if row else (0, 0)
+        query = select(func.count().label("blobs"), total_bytes.label("bytes"))
+        return await self._first(query, lambda row: (int(row.blobs), int(row.bytes))) or (0, 0)
 
     async def ping(self) -> None:
         """Each table can be read."""
@@ -103,26 +106,26 @@ class Index:
             "used_at": now,
             "rank": rank,
         }
-        async with self._begin() as connection:
+        async with self._write() as connection:
             added = await connection.execute(insert(blobs).on_conflict_do_nothing(), values)
             return added.rowcount == 1
 
     async def blob_size(self, digest: Digest) -> int | None:
         """In bytes; None: no such blob is known."""
-        row = await self._first(select(blobs.c.size_bytes).where(blobs.c.digest == str(digest)))
-        return row.size_bytes if row else None
+        query = select(blobs.c.size_bytes).where(blobs.c.digest == str(digest))
+        return await self._first(query, lambda row: int(row.size_bytes))
 
     async def forget_blob(self, digest: Digest) -> int | None:
         """Its size, in bytes, where it was known."""
         forget = delete(blobs).where(blobs.c.digest == str(digest)).returning(blobs.c.size_bytes)
-        async with self._begin() as connection:
+        async with self._write() as connection:
             size_bytes: int | None = (await connection.execute(forget)).scalar()
             return size_bytes
 
     async def forget_blobs(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those of them that were known. At most MAX_DIGESTS_ASKED."""
         among = blobs.c.digest.in_([str(digest) for digest in digests])
-        async with self._begin() as connection:
+        async with self._write() as connection:
             rows = await connection.execute(delete(blobs).where(among).returning(blobs.c.digest))
             return [Digest.parse(row.digest) for row in rows]
 
@@ -139,7 +142,7 @@ class Index:
     async def note_uses(self, uses: Mapping[Digest, Uses], floor: float) -> None:
         """All in one transaction."""
         digests = list(uses)
-        async with self._begin() as connection:
+        async with self._write() as connection:
             for first in range(0, len(digests), MAX_DIGESTS_ASKED):
                 some = digests[first : first + MAX_DIGESTS_ASKED]
                 rows = await connection.execute(ask_uses(some))
@@ -155,14 +158,14 @@ class Index:
 
     async def note_checked(self, digests: Iterable[Digest], now: float) -> None:
         among = blobs.c.digest.in_([str(digest) for digest in digests])
-        async with self._begin() as connection:
+        async with self._write() as connection:
             await connection.execute(update(blobs).where(among).values(checked_at=now))
 
     async def link(self, repository: Repository, found: Iterable[Link]) -> None:
         """What was found out about contents of `repository`."""
         rows = [row_of(repository, link) for link in found]
         if rows:
-            async with self._begin() as connection:
+            async with self._write() as connection:
                 await connection.execute(note(), rows)
 
     async def linked(self, repository: Repository, digests: Sequence[Digest]) -> list[Link]:
@@ -187,13 +190,13 @@ class Index:
         await self._upsert(tags, [values])
 
     async def tag(self, repository: Repository, tag: Tag) -> RememberedTag | None:
-        row = await self._first(
-            select(tags.c.digest, tags.c.checked_at).where(*_is_tag(repository, tag))
+        return await self._first(
+            select(tags.c.digest, tags.c.checked_at).where(*_is_tag(repository, tag)),
+            lambda row: RememberedTag(Digest.parse(row.digest), float(row.checked_at)),
         )
-        return RememberedTag(Digest.parse(row.digest), row.checked_at) if row else None
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
-        async with self._begin() as connection:
+        async with self._write() as connection:
             await connection.execute(delete(tags).where(*_is_tag(repository, tag)))
 
     async def set_listing(
@@ -207,21 +210,21 @@ class Index:
         }
         newest = select(listings.c.checked_at).order_by(listings.c.checked_at.desc())
         floor = newest.offset(MAX_LISTINGS).limit(1).scalar_subquery()
-        async with self._begin() as connection:
+        async with self._write() as connection:
             await connection.execute(_upsert_into(listings), values)
             await connection.execute(delete(listings).where(listings.c.checked_at <= floor))
 
     async def listing(self, repository: Repository, question: str) -> RememberedListing | None:
-        row = await self._first(
+        return await self._first(
             select(listings.c.body, listings.c.headers, listings.c.checked_at).where(
                 listings.c.upstream == repository.upstream,
                 listings.c.repository == repository.name,
                 listings.c.question == question,
-            )
+            ),
+            lambda row: RememberedListing(
+                bytes(row.body), dict(json.loads(row.headers)), float(row.checked_at)
+            ),
         )
-        if row is None:
-            return None
-        return RememberedListing(row.body, json.loads(row.headers), row.checked_at)
 
     async def set_allowances(self, remembered: Iterable[RememberedAllowance]) -> None:
         await self._upsert(allowances, [asdict(each) for each in remembered])
@@ -242,15 +245,15 @@ class Index:
             rows = await connection.execute(query)
             return [Repository(row.upstream, row.repository) for row in rows]
 
-    async def _first(self, query: Select[Any]) -> Row[Any] | None:
+    async def _first(self, query: Select[Any], understand: Callable[[Row[Any]], T]) -> T | None:
         async with self._begin() as connection:
             row: Row[Any] | None = (await connection.execute(query)).first()
-            return row
+            return None if row is None else understand(row)
 
     async def _upsert(self, table: Table, rows: list[dict[str, object]]) -> None:
         if not rows:
             return
-        async with self._begin() as connection:
+        async with self._write() as connection:
             await connection.execute(_upsert_into(table), rows)
 
 

@@ -63,7 +63,8 @@ def ask(repository: Repository, digests: Sequence[Digest]) -> Iterator[Select[An
 
 
 def link_of(row: Row[Any]) -> Link:
-    descriptor = Descriptor(Digest.parse(row.digest), row.media_type, row.size_bytes)
+    size_bytes = None if row.size_bytes is None else int(row.size_bytes)
+    descriptor = Descriptor(Digest.parse(row.digest), str(row.media_type), size_bytes)
     return Link(descriptor, bool(row.proven))
 
 

@@ -8,6 +8,7 @@ from itertools import chain
 
 import aiohttp
 import structlog
+from cachetools import LRUCache
 from yarl import URL
 
 from mirror.errors import (
@@ -24,7 +25,7 @@ from mirror.upstream.circuits import Circuit, RequestClass, Trial
 from mirror.upstream.definition import ANONYMOUS, Account, Upstream, name_of
 from mirror.upstream.ratelimit import RateLimits
 from mirror.upstream.refusals import LoginRefused
-from mirror.upstream.tokens import Logins, PasswordUnreadable
+from mirror.upstream.tokens import MAX_REMEMBERED, Logins, PasswordUnreadable
 from mirror.upstream.transport import Pool, Transport
 
 TOKEN_LIMIT_BYTES = 64 * 1024
@@ -62,6 +63,32 @@ class Question:
         return Pool.BLOBS if self.is_for_blob and self.method == "GET" else Pool.CONTROL
 
 
+# Another account may be asked, and nothing is said of the content.
+_SETBACKS = (UpstreamRateLimited, LoginRefused, PasswordUnreadable)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What the accounts were told at one endpoint; complete, if all of them could be asked."""
+
+    setback: UpstreamError | None = None
+    denial: UpstreamError | None = None
+    is_complete: bool = True
+
+    @property
+    def is_settled(self) -> bool:
+        """Nobody in particular would be told no more."""
+        return self.is_complete and self.denial is not None
+
+    def note(self, error: UpstreamError) -> None:
+        if not isinstance(error, _SETBACKS):
+            self.denial = self.denial or error
+            return
+        self.is_complete = False
+        if self.setback is None or isinstance(error, UpstreamRateLimited):
+            self.setback = error
+
+
 class Asker:
     """All that is known of one upstream's health, limits and logins stands behind `ask`."""
 
@@ -71,6 +98,8 @@ class Asker:
         self._metrics = metrics
         self.ratelimits = RateLimits(upstream, metrics)
         self._logins = Logins(upstream, self._ask_realm)
+        # By endpoint and repository's name, where another account was denied.
+        self._let_in: LRUCache[tuple[URL, str], str] = LRUCache(MAX_REMEMBERED)
         self._circuits = {
             (endpoint, request_class): self._circuit(endpoint, request_class)
             for endpoint in upstream.endpoints
@@ -112,34 +141,44 @@ class Asker:
     async def _ask_endpoint(
         self, endpoint: URL, question: Question, trial: Trial
     ) -> aiohttp.ClientResponse:
-        """As the account with the most left, then as the others; anonymously in the end, where all
-        of them rest or are refused. No request is sent where nobody may ask.
+        """As the account that is let in here where others are not, else the one with the most left;
+        then as the others; anonymously in the end, where some of them rest or are refused. No
+        request is sent where nobody may ask.
         """
+        heard = _Heard()
         with trial:
-            setback: UpstreamError | None = None
-            for account in self._accounts_in_order(endpoint):
+            for account in self._accounts_in_order(endpoint, question):
+                if account is None and heard.is_settled:
+                    break
                 if await self._is_left_out(endpoint, account, question):
+                    heard.is_complete = False
                     continue
                 try:
-                    return await self._ask_as(account, endpoint, question, trial)
-                except UpstreamRateLimited as error:
-                    setback = error
-                except (LoginRefused, PasswordUnreadable) as error:
-                    setback = setback or error
-                except (UpstreamDenied, UpstreamNotFound) as error:
-                    if account is not None or not self._upstream.accounts:
-                        raise
-                    raise self._withheld(endpoint, question, setback, error) from error
-            raise self._all_rest(endpoint, question, setback)
+                    response = await self._ask_as(account, endpoint, question, trial)
+                except (*_SETBACKS, UpstreamDenied, UpstreamNotFound) as error:
+                    heard.note(error)
+                else:
+                    if heard.denial is not None:
+                        self._let_in[endpoint, question.repository_name] = name_of(account)
+                    return response
+            raise self._verdict(endpoint, question, heard)
 
-    def _accounts_in_order(self, endpoint: URL) -> list[Account | None]:
+    def _verdict(self, endpoint: URL, question: Question, heard: "_Heard") -> UpstreamError:
+        if heard.denial is None:
+            return self._all_rest(endpoint, question, heard.setback)
+        if heard.is_complete:
+            return heard.denial
+        return self._withheld(endpoint, question, heard.setback, heard.denial)
+
+    def _accounts_in_order(self, endpoint: URL, question: Question) -> list[Account | None]:
         """None, who is nobody, comes last."""
-        accounts = sorted(
-            self._upstream.accounts,
-            key=lambda each: self.ratelimits.left(endpoint, each.username),
-            reverse=True,
-        )
-        return [*accounts, None]
+        let_in = self._let_in.get((endpoint, question.repository_name))
+
+        def order(account: Account) -> tuple[bool, float]:
+            left = self.ratelimits.left(endpoint, account.username)
+            return bool(left) and account.username == let_in, left
+
+        return [*sorted(self._upstream.accounts, key=order, reverse=True), None]
 
     async def _is_left_out(
         self, endpoint: URL, account: Account | None, question: Question

@@ -46,11 +46,12 @@ _CONTROL_BUFFER_BYTES = 64 * 1024
 
 class Pool(Enum):
     """Separate connections, so that manifests and tokens never wait behind blobs. The values are
-    the connections at most to one host.
+    the connections at most to one host: as many as a cluster asks for at once, since who waits here
+    for a slow one may wait for too long.
     """
 
-    CONTROL = 32
-    BLOBS = 64
+    CONTROL = 128
+    BLOBS = 256
 
 
 class Transport:

@@ -47,15 +47,27 @@ async def send_blob(
         "Content-Type": BLOB_TYPE,
     }
     wanted = _range_header(request, digest)
-    size_bytes = await _size_for(request, reply.content, wanted)
+    content, size_bytes = await _sized(request, reply, wanted)
     ranges = []
     if size_bytes is not None:
         ranges = resolve(wanted, size_bytes)
         reply.direct.expect(size_bytes)
-    sender = _Sender(request, reply, metrics)
+    sender = _Sender(request, content, reply.direct, metrics)
     if len(ranges) > 1:
         return await sender.send_parts(ranges, size_bytes or 0, headers)
     return await sender.send_one(ranges[0] if ranges else None, size_bytes, headers)
+
+
+async def _sized(
+    request: web.BaseRequest, reply: BlobReply, wanted: str | None
+) -> tuple[bytes | BlobReader | PassThrough, int | None]:
+    """The content and its size; past the disk where that fails before the size is known."""
+    try:
+        return reply.content, await _size_for(request, reply.content, wanted)
+    except StorageFailed:
+        await reply.direct.open()
+        request[FACTS].cache = Cache.UNSTORED
+        return reply.direct, reply.direct.size_bytes
 
 
 async def _size_for(
@@ -80,10 +92,16 @@ def _range_header(request: web.BaseRequest, digest: Digest) -> str | None:
 
 
 class _Sender:
-    def __init__(self, request: web.BaseRequest, reply: BlobReply, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        content: bytes | BlobReader | PassThrough,
+        direct: PassThrough,
+        metrics: Metrics,
+    ) -> None:
         self._request = request
-        self._content = reply.content
-        self._direct = reply.direct
+        self._content = content
+        self._direct = direct
         self._metrics = metrics
         self._facts = request[FACTS]
 
