@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.auth import BearerAuth
-from tests.fakes.faults import Fault, HangUp, Header, NoDigestHeader, Status
+from tests.fakes.faults import (
+    Cut,
+    Fault,
+    Garbage,
+    HangUp,
+    Header,
+    NoDigestHeader,
+    OtherBody,
+    Reset,
+    Stall,
+    Status,
+    WrongByte,
+)
 from tests.fakes.images import OCI_MANIFEST
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -167,3 +179,20 @@ async def test_an_encoded_list_is_refused(registry: FakeRegistry, house: House) 
     body = gzip.compress(b'{"name": "org/app", "tags": []}')
     registry.fail(Status(200, GZIPPED, body), kind="tags")
     assert (await house.get(f"/v2/hub.test/{APP}/tags/list")).status == 502
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [OtherBody(b"not it"), Garbage(), Cut(10), WrongByte(5), Reset(10), Stall(10)],
+    ids=repr,
+)
+async def test_a_manifest_that_is_wrong_at_one_endpoint_comes_from_the_next(
+    registry: FakeRegistry, second: FakeRegistry, tmp_path: Path, fault: Fault
+) -> None:
+    image = registry.add_image(APP)
+    registry.fail(fault, kind="manifest", method="GET")
+    upstream = {"endpoints": [registry.url, second.url], "idle_timeout": "1s"}
+    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+        for reference in ("latest", image.digest):
+            path = f"/v2/hub.test/{APP}/manifests/{reference}"
+            assert (await house.get(path)).body == image.manifest

@@ -20,7 +20,7 @@ from mirror.proxy.spared import if_told, spared
 from mirror.proxy.weblinks import next_query
 from mirror.singleflight import Flights
 from mirror.store.index import MAX_LISTINGS, Index, RememberedListing
-from mirror.upstream.client import UpstreamClient
+from mirror.upstream.client import ManifestAnswer, UpstreamClient
 
 MAX_VALUE_CHARACTERS = 512
 MAX_REMEMBERED_BYTES = 1024 * 1024
@@ -132,11 +132,14 @@ class Listings:
     ) -> RememberedListing:
         client = self._clients[repository.upstream]
         tag = Tag.parse(f"{digest.algorithm}-{digest.hex[:64]}")
+
+        async def understand(answer: ManifestAnswer) -> bytes:
+            return await asyncio.to_thread(_filtered, repository, answer.body, artifact_type)
+
         try:
-            body = (await client.get_manifest(repository.name, tag)).body
+            body = await client.get_manifest(repository.name, tag, understand)
         except UpstreamNotFound:
-            body = _NO_REFERRERS
-        body = await asyncio.to_thread(_filtered, repository, body, artifact_type)
+            body = _filtered(repository, _NO_REFERRERS, artifact_type)
         applied = {} if artifact_type is None else {FILTERS_APPLIED: "artifactType"}
         return _remember(body, applied)
 

@@ -10,7 +10,7 @@ from cachetools import LRUCache
 from mirror.errors import ManifestUnknown, UpstreamBroken, UpstreamNotFound
 from mirror.manifest import Descriptor, Manifest, blobs_of, is_manifest_type, media_type_of
 from mirror.metrics import Cache, Metrics
-from mirror.names import Digest, Repository, Tag
+from mirror.names import Digest, Reference, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
 from mirror.proxy.contents import Contents
@@ -94,9 +94,7 @@ class ManifestSource:
         if digest is not None:
             manifest, cache = await self.by_digest(repository, digest, tag)
             return manifest.digest, cache is Cache.MISS
-        client = self._clients[repository.upstream]
-        answer = await client.get_manifest(repository.name, tag)
-        manifest = await self._keep(repository, answer, answer.digest)
+        manifest = await self._get(repository, tag, None)
         return manifest.digest, True
 
     async def aclose(self) -> None:
@@ -149,20 +147,24 @@ class ManifestSource:
         body = self._contents.hot(digest)
         if held is not None and body is not None:  # an earlier flight has just landed
             return await self._manifest(repository, digest, body, held)
-        client = self._clients[repository.upstream]
         try:
-            answer = await client.get_manifest(repository.name, digest)
+            return await self._get(repository, digest, digest)
         except UpstreamNotFound:
             if tag is None:
                 raise
             # Some caches upstream of us know a manifest by its tag only, until that was pulled.
-            answer = await client.get_manifest(repository.name, tag)
-        return await self._keep(repository, answer, digest)
+            return await self._get(repository, tag, digest)
 
-    async def _keep(
-        self, repository: Repository, answer: ManifestAnswer, digest: Digest | None
+    async def _get(
+        self, repository: Repository, reference: Reference, digest: Digest | None
     ) -> Manifest:
-        parsed = await asyncio.to_thread(self._check, repository, answer, digest)
+        """From the upstream, and kept. `digest` None: whatever the tag is."""
+
+        async def understand(answer: ManifestAnswer) -> _Parsed:
+            return await asyncio.to_thread(self._check, repository, answer, digest)
+
+        client = self._clients[repository.upstream]
+        parsed = await client.get_manifest(repository.name, reference, understand)
         await self._contents.keep(parsed.manifest)
         await self._access.grant(repository, parsed.manifest.descriptor)
         return await self._noted(repository, parsed)
@@ -173,7 +175,7 @@ class ManifestSource:
         """Blocking. Raises UpstreamBroken for bytes that are not the manifest asked for, or none at
         all.
         """
-        digest = digest or Digest.of(answer.body)
+        digest = digest or answer.digest or Digest.of(answer.body)
         if not digest.matches(answer.body):
             self._metrics.digest_mismatch(repository.upstream)
             raise UpstreamBroken(

@@ -1,8 +1,9 @@
 """One upstream registry, asked: answers as types or errors."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import aiohttp
 
@@ -12,6 +13,7 @@ from mirror.errors import (
     Offline,
     UpstreamBroken,
     UpstreamError,
+    UpstreamFailing,
 )
 from mirror.manifest import MANIFEST_LIMIT_BYTES, bare_type
 from mirror.metrics import Metrics
@@ -25,6 +27,7 @@ LISTING_LIMIT_BYTES = 4 * 1024 * 1024
 # What an upstream that tells no size may send of a blob.
 MAX_UNTOLD_BYTES = 16 * 1024**3
 ENDED_EARLY = "ended a blob before its end"
+T = TypeVar("T")
 _HEAD_NOT_OFFERED = frozenset({400, 405, 501})
 _HEAD_REFUSED = _HEAD_NOT_OFFERED | {401, 403}
 
@@ -124,12 +127,28 @@ class UpstreamClient:
             _digest_of(response), bare_type(response.content_type), response.content_length
         )
 
-    async def get_manifest(self, repository_name: str, reference: Reference) -> ManifestAnswer:
+    async def get_manifest(
+        self,
+        repository_name: str,
+        reference: Reference,
+        understand: Callable[[ManifestAnswer], Awaitable[T]],
+    ) -> T:
+        """What `understand` makes of the answer. Where that raises UpstreamBroken, or the body does
+        not come, the answer is sought at the next endpoint.
+        """
         path = f"manifests/{reference}"
-        response = await self._ask(Question("GET", repository_name, "manifest", path))
-        body = await self.transport.read(response, "manifest", MANIFEST_LIMIT_BYTES)
-        content_type = response.headers.get("Content-Type", "")
-        return ManifestAnswer(body, content_type, _digest_of(response))
+        failed: UpstreamError | None = None
+        for attempt in range(len(self.upstream.endpoints)):
+            question = Question("GET", repository_name, "manifest", path, attempt=attempt)
+            response = await self._ask(question)
+            try:
+                body = await self.transport.read(response, "manifest", MANIFEST_LIMIT_BYTES)
+                content_type = response.headers.get("Content-Type", "")
+                return await understand(ManifestAnswer(body, content_type, _digest_of(response)))
+            except UpstreamFailing as error:
+                failed = failed or error
+        assert failed is not None  # noqa: S101 - there is an endpoint
+        raise failed
 
     async def head_blob(self, repository_name: str, digest: Digest) -> int | None:
         """The size, where the upstream says it. Never a download."""
