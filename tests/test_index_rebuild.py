@@ -66,12 +66,17 @@ def a_folder(index: Path) -> None:
     index.mkdir()
 
 
+def a_pipe(index: Path) -> None:
+    index.unlink()
+    os.mkfifo(index)
+
+
 def a_table_short(index: Path) -> None:
     with closing(sqlite3.connect(index)) as connection:
         connection.execute("DROP TABLE tags")
 
 
-HARMS = [gone, garbage, empty, cut, scribbled, unreadable_wal, a_folder, a_table_short]
+HARMS = [gone, garbage, empty, cut, scribbled, unreadable_wal, a_folder, a_pipe, a_table_short]
 Harm = Callable[[Path], None]
 Line = MutableMapping[str, Any]
 

@@ -136,6 +136,8 @@ def _cause(store: BlobStore) -> str | None:
     path = store.paths.index
     if not path.exists():
         return "it is missing" if store.holds_any() or store.paths.backup.exists() else None
+    if not path.is_file():
+        return "it is no file"
     try:
         if (damage := sqlite.damage_of(path)) is not None:
             return damage
@@ -176,6 +178,8 @@ def _fill(fresh: Path, backup: Path, damaged: Path) -> tuple[str, int]:
         migrate_file(fresh)
         return "backup", 0
     migrate_file(fresh)
+    if not damaged.is_file():
+        return "blobs", 0
     try:
         with sqlite.opened(damaged) as old, sqlite.opened(fresh) as new:
             new.execute("BEGIN")
