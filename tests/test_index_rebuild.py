@@ -19,7 +19,7 @@ from mirror.store.backup import IndexBackup, back_up
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index, RememberedListing, RememberedTag
 from mirror.store.links import Link
-from mirror.store.recovery import Recovered, recover
+from mirror.store.recovery import Recovered, close_index, open_index, recover
 from mirror.store.schema import IndexTooNew
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
@@ -369,3 +369,27 @@ async def test_a_backup_that_fails_leaves_the_last_one(
         await IndexBackup(store).make()
     assert store.paths.backup.read_bytes() == good
     assert [path.name for path in store.paths.root.glob("*.new*")] == []
+
+
+async def test_after_a_clean_end_the_index_is_not_read_again(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def damage_of(path: Path) -> None:
+        read.append(path)
+
+    monkeypatch.setattr("mirror.store.sqlite.damage_of", damage_of)
+    await fill(store, count=3)
+    index = await open_index(store)
+    assert read == [store.paths.index], "nobody knows how it was left"
+    await index.aclose()
+    index = await open_index(store)
+    assert len(read) == 2, "it was killed, as far as we know"
+    await close_index(index, store)
+    await close_index(await open_index(store), store)
+    assert len(read) == 2
+    with store.paths.index.open("ab") as file:
+        file.write(b"x")
+    await close_index(await open_index(store), store)
+    assert len(read) == 3, "somebody has changed it"

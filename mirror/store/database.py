@@ -43,6 +43,7 @@ class Database:
         self._engine = engine
         self._count_error = count_error
         self._told_at: float | None = None
+        self.has_failed = False
         self._writing = asyncio.Lock()
         self._is_locked_until = -inf
 
@@ -114,6 +115,7 @@ class Database:
 
     def _note_error(self, error: Exception) -> None:
         self._count_error()
+        self.has_failed = True
         now = time.monotonic()
         if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
             self._told_at = now

@@ -75,6 +75,11 @@ class Index:
         """Where it is, if not in a file."""
         return self._database.memory
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a question ever failed."""
+        return self._database.has_failed
+
     async def aclose(self) -> None:
         await self._database.aclose()
 

@@ -9,6 +9,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from mirror.errors import StorageFailed
-from mirror.store import sqlite, standin
+from mirror.store import soundness, sqlite, standin
 from mirror.store.blobs import BlobStore
 from mirror.store.disk import is_refusal, put
 from mirror.store.index import Index
@@ -64,6 +65,8 @@ async def open_index(store: BlobStore, count_error: Callable[[], None] = lambda:
     reason = store.folder.refusal
     try:
         await recover(store)
+        with suppress(OSError):  # a disk that takes nothing does not change the index either
+            await asyncio.to_thread(soundness.forget, store.paths)
         index = await Index.open(store.paths.index, count_error)
         if reason is not None:
             await index.check_writable()
@@ -86,6 +89,9 @@ async def open_index(store: BlobStore, count_error: Callable[[], None] = lambda:
 async def close_index(index: Index, store: BlobStore) -> None:
     """What was held in memory is written down, where the disk takes writes by now."""
     await index.aclose()
+    if index.memory is None and not index.has_failed:
+        with suppress(OSError):
+            await asyncio.to_thread(soundness.note, store.paths)
     if index.memory is not None:
         try:
             await standin.write_back(index.memory, store.folder)
@@ -139,7 +145,8 @@ def _cause(store: BlobStore) -> str | None:
     if not path.is_file():
         return "it is no file"
     try:
-        if (damage := sqlite.damage_of(path)) is not None:
+        is_sound = soundness.is_noted(store.paths)
+        if not is_sound and (damage := sqlite.damage_of(path)) is not None:
             return damage
         with sqlite.opened(path) as connection:
             is_empty = not sqlite.version_of(connection)
