@@ -71,6 +71,7 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         registry = Registry(_directory(settings), proxy, metrics)
         server = Server(registry, Status(metrics, proxy.check_ready), metrics)
         house.push_async_callback(lambda: server.aclose(grace.seconds_left()))
+        house.callback(proxy.end_ahead)
         host, port = settings.listen
         yield await server.open(host, port)
 
@@ -111,6 +112,7 @@ def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
         connect_timeout_seconds=settings.connect_timeout,
         idle_timeout_seconds=settings.idle_timeout,
         keeps_vanished=settings.when_gone == "serve",
+        prefetch=settings.prefetch,
     )
 
 

@@ -70,6 +70,11 @@ class Metrics:
         self._upstream_bytes = counter(
             "mirror_upstream_bytes", "Body bytes received from upstreams", for_each
         )
+        self._prefetched_bytes = counter(
+            "mirror_prefetched_bytes",
+            "Body bytes of blobs that came before any client asked for them",
+            ["upstream"],
+        )
         self._client_first_byte = histogram(
             "mirror_client_first_byte_seconds",
             "From a client's request to the first byte of the answer",
@@ -182,6 +187,9 @@ class Metrics:
 
     def upstream_received(self, upstream: str, kind: str, received_bytes: int) -> None:
         self._upstream_bytes.labels(upstream, kind).inc(received_bytes)
+
+    def prefetched(self, upstream: str, received_bytes: int) -> None:
+        self._prefetched_bytes.labels(upstream).inc(received_bytes)
 
     def digest_mismatch(self, upstream: str) -> None:
         self._digest_mismatches.labels(upstream).inc()

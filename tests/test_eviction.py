@@ -137,7 +137,7 @@ async def test_a_blob_that_is_larger_than_the_cache_passes(
 async def test_a_blob_of_which_nobody_tells_the_size(
     registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mirror.downloads.transfer.ROOM_STEP_BYTES", MIB)
+    monkeypatch.setattr("mirror.downloads.fill.ROOM_STEP_BYTES", MIB)
     fits, does_not = some_bytes(6_000_000), some_bytes(14_000_000, 1)
     paths = [add_layer(registry, data) for data in (fits, does_not)]
     registry.fail(NoLength(), kind="blob")

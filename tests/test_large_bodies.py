@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import trustme
 
+from mirror.store.staging import StagedBlob
 from mirror.upstream.body import FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES, MAX_GROWN_BYTES, Blocks
 from tests.fakes.client import raw_get
-from tests.fakes.faults import Cut, NoLength
+from tests.fakes.faults import Cut, NoLength, Trickle
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
 from tests.support.layers import UPSTREAM, add_layer, some_bytes
@@ -55,6 +56,26 @@ async def test_what_arrived_before_a_break_is_not_fetched_again(
     answer = await raw_get(house.url + add_layer(upstream, data))
     assert answer.body == data
     assert upstream.body_bytes() == len(data)
+
+
+async def test_small_pieces_are_written_together(
+    house: House, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the first one at once."""
+    written, write = list[int](), StagedBlob.write
+
+    def note(self: StagedBlob, offset: int, data: memoryview) -> None:
+        written.append(len(data))
+        write(self, offset, data)
+
+    monkeypatch.setattr(StagedBlob, "write", note)
+    data, piece_bytes = some_bytes(FIRST_BLOCK_BYTES), 2048
+    upstream.fail(Trickle(10_000_000, chunk_bytes=piece_bytes), kind="blob")
+    answer = await raw_get(house.url + add_layer(upstream, data))
+    assert answer.body == data
+    assert sum(written) == len(data)
+    assert written[0] < len(data) / 4
+    assert len(written) < len(data) / piece_bytes / 2
 
 
 async def test_a_body_without_a_length_comes_whole(house: House, upstream: FakeRegistry) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.downloads import transfer, tries
+from mirror.downloads import fill, pieces, tries
 from tests.fakes.client import raw_open
 from tests.fakes.faults import (
     Cut,
@@ -35,9 +35,9 @@ FAULTY_ANSWERS = 8
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a small blob meet what otherwise takes one of many megabytes."""
-    monkeypatch.setattr(transfer, "FAR_AHEAD_BYTES", 20_000)
-    monkeypatch.setattr(transfer, "PIECE_BYTES", 50_000)
-    monkeypatch.setattr(transfer, "SKIP_BYTES", 20_000)
+    monkeypatch.setattr(pieces, "FAR_AHEAD_BYTES", 20_000)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 50_000)
+    monkeypatch.setattr(fill, "SKIP_BYTES", 20_000)
     monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
 
 

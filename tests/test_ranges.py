@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.downloads import transfer, tries
+from mirror.downloads import pieces, tries
 from tests.fakes.client import raw_open
 from tests.fakes.faults import Cut, Fault, Gate, Header, IgnoreRange, NoLength, Status, Trickle
 from tests.fakes.registry import FakeRegistry
@@ -123,7 +123,7 @@ async def test_parallel_open_ended_ranges_cost_little_more_than_one_download(
     await until_stored(house, BIG)
     await registry.until(lambda: registry.in_flight() == 0)
     assert registry.body_bytes() <= 1.3 * len(BIG)
-    assert registry.count() <= 1 + transfer.MAX_PIECES + 3
+    assert registry.count() <= 1 + pieces.MAX_PIECES + 3
 
 
 async def test_once_206_always_206(house: House, registry: FakeRegistry) -> None:
@@ -196,11 +196,11 @@ async def test_ranges_that_fail_upstream_are_given_up_and_waited_for(
     registry.fail(*faults, kind="blob")
     async with asyncio.TaskGroup() as clients:
         client = clients.create_task(house.get(path, {"Range": "bytes=10000000-10000099"}))
-        await registry.until_count(1 + transfer.MAX_FAILED_PIECES)
+        await registry.until_count(1 + pieces.MAX_FAILED_PIECES)
         gate.open()
     assert (client.result().status, client.result().body) == (206, BIG[10_000_000:10_000_100])
     await until_stored(house, BIG)
-    assert registry.count() == 1 + transfer.MAX_FAILED_PIECES
+    assert registry.count() == 1 + pieces.MAX_FAILED_PIECES
 
 
 @pytest.mark.parametrize("faults", [[Cut(300_000)], [Cut(300_000), NoLength()]], ids=repr)
@@ -222,7 +222,7 @@ async def test_what_was_fetched_out_of_turn_is_not_fetched_again(
     house: House, registry: FakeRegistry, gate: Gate
 ) -> None:
     path = add_layer(registry, BIG)
-    piece = transfer.PIECE_BYTES
+    piece = pieces.PIECE_BYTES
     start = 10_000_000
     await house.get(path, {"Range": f"bytes={start}-{start + piece - 1}"})
     assert not gate.opened.is_set()

@@ -158,6 +158,7 @@ class UpstreamSettings(_Model):
     stale_for: Seconds = 30 * 86400
     not_found_ttl: Seconds = 5
     when_gone: Literal["forget", "serve"] = "forget"
+    prefetch: bool = True
     connect_timeout: Annotated[Seconds, Field(gt=0)] = 5
     idle_timeout: Annotated[Seconds, Field(gt=0)] = 30
 

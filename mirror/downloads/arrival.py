@@ -44,6 +44,14 @@ class Arrival:
         self.verified = False
         self.pulse = Pulse()
         self.announced = False
+        # By a client; not yet where it was begun ahead of them.
+        self.is_asked = True
+        self.began_ahead = False
+        # There was room for it, before anybody asked.
+        self.is_admitted = False
+        # To make room for others: it is about to end, and may be begun anew then.
+        self.is_given_up = False
+        self.has_ended = False
         self.error: MirrorError | None = None
         # Told what a reader waits for, so that it can be fetched out of turn; end None: the rest.
         self.wanted: Callable[[int, int | None], None] = lambda start, end: None
@@ -82,6 +90,15 @@ class Arrival:
         """Readers that already have what they came for are not disturbed."""
         self.error = error
         self.pulse.beat()
+
+    def end(self) -> None:
+        """Nothing more will come; another arrival of this digest may begin."""
+        self.has_ended = True
+        self.pulse.beat()
+
+    async def wait_ended(self) -> None:
+        while not self.has_ended:
+            await self.pulse.wait()
 
     async def wait_announced(self) -> None:
         """Raises MirrorError when the arrival failed before anything was known."""

@@ -1,5 +1,7 @@
 """Which bytes of an arrival are there, being written, or planned by a piece. No I/O."""
 
+from collections.abc import Iterator
+
 from mirror.intervals import Intervals
 
 
@@ -30,6 +32,14 @@ class Coverage:
         """The first byte that nobody has or fetches; never None while the size is unknown."""
         position = self.coming(0)
         return position if size_bytes is None or position < size_bytes else None
+
+    def gaps(self, size_bytes: int) -> Iterator[tuple[int, int]]:
+        """All stretches that nobody has or fetches by a piece, in order."""
+        position = 0
+        while (position := self.coming(position)) < size_bytes:
+            end = self.next_coming(position, size_bytes)
+            yield position, end
+            position = end
 
     def present_bytes(self) -> int:
         return self.present.count()

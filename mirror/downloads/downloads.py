@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import structlog
 
 from mirror.downloads.arrival import Arrival
 from mirror.downloads.passthrough import PassThrough
+from mirror.downloads.shares import Shares
 from mirror.downloads.transfer import Transfer
 from mirror.errors import (
     MirrorError,
@@ -31,6 +33,8 @@ _RETRY_SECONDS = 5
 # one download does not stall all. Commits wait for the disk by their nature and have their own.
 _THREADS = 4
 _COMMIT_THREADS = 2
+# What nobody has asked for leaves room for what somebody may.
+AHEAD_ROOM_SHARE = 0.5
 
 _log = structlog.get_logger()
 
@@ -55,11 +59,12 @@ class Downloads:
         self._clients = clients
         self._metrics = metrics
         self._stored = stored
-        self._make_room = make_room
+        self._find_room = make_room
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="arrivals")
         self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
         self._arrivals: dict[Digest, Arrival] = {}
-        self._tasks: dict[asyncio.Task[None], Arrival] = {}
+        self._tasks: dict[Arrival, asyncio.Task[None]] = {}
+        self.shares: Mapping[str, Shares] = {name: Shares() for name in clients}
         self.landed = 0
 
     def find(self, digest: Digest) -> Arrival | None:
@@ -71,7 +76,8 @@ class Downloads:
 
     def arriving_bytes(self) -> int:
         """What is on its way in will fill, as far as is known, and is no blob yet."""
-        under_way = [each for each in self._arrivals.values() if not each.is_stored]
+        arriving = self._arrivals.values()
+        under_way = [each for each in arriving if not each.is_stored and not each.is_given_up]
         return sum(each.present.count() + each.missing_bytes() for each in under_way)
 
     async def join(
@@ -87,42 +93,114 @@ class Downloads:
             joined = arrival is not None
             if arrival is None:
                 arrival = self._begin(repository, digest, expected_bytes)
+            elif arrival.is_given_up:
+                await arrival.wait_ended()
+                continue
+            else:
+                self._note_asked(arrival)
             try:
                 await arrival.wait_announced()
                 return arrival, joined
             except MirrorError:
-                if arrival.source == repository:
+                is_own = arrival.source == repository and not (joined and arrival.began_ahead)
+                if is_own:
                     raise
+
+    def begin_ahead(self, repository: Repository, digest: Digest, expected_bytes: int) -> None:
+        """A blob that nobody has asked for yet, unless it is on its way. Its failure is nobody's.
+
+        Not when `shares` has no room for it, nor when the disk fails.
+        """
+        may_begin = (
+            self.shares[repository.upstream].may_begin_ahead() and self._store.folder.is_writable
+        )
+        if digest not in self._arrivals and may_begin:
+            self._start(repository, digest, expected_bytes, is_asked=False)
+
+    async def make_way(self, arrival: Arrival) -> bool:
+        """Ends an arrival that no client has asked for; whether it was one. What came of it is
+        kept for the next arrival of its digest.
+        """
+        if arrival.is_asked:
+            return False
+        self._give_up(arrival)
+        await arrival.wait_ended()
+        return True
+
+    def end_ahead(self) -> bool:
+        """All that no client has asked for; whether there was something."""
+        given_up = [arrival for arrival in list(self._tasks) if self._give_up(arrival)]
+        return bool(given_up)
 
     async def aclose(self, grace_seconds: float) -> None:
         """Lets be stored what is whole. Nobody is left who follows the others: they are cancelled,
         and go on from staging when they are asked for again.
         """
-        whole = [task for task, arrival in self._tasks.items() if arrival.verified]
-        for task in self._tasks.keys() - set(whole):
-            task.cancel()
+        whole = [task for arrival, task in self._tasks.items() if arrival.verified]
+        for arrival, task in self._tasks.items():
+            if not arrival.verified:
+                task.cancel()
         if whole:
             _, late = await asyncio.wait(whole, timeout=grace_seconds)
             for task in late:
                 task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         for threads in (self._threads, self._commits):
             await asyncio.to_thread(threads.shutdown)
 
     def _begin(self, repository: Repository, digest: Digest, expected_bytes: int | None) -> Arrival:
-        if len(self._arrivals) >= MAX_ARRIVALS:
+        if sum(arrival.is_asked for arrival in self._arrivals.values()) >= MAX_ARRIVALS:
             raise TooBusy(
                 f"this mirror is downloading {MAX_ARRIVALS} blobs; it takes on no more for now",
                 headers={"Retry-After": str(_RETRY_SECONDS)},
             )
+        arrival = self._start(repository, digest, expected_bytes, is_asked=True)
+        self._make_room(repository.upstream)
+        return arrival
+
+    def _start(
+        self, repository: Repository, digest: Digest, expected_bytes: int | None, *, is_asked: bool
+    ) -> Arrival:
         arrival = Arrival(digest, repository, StagedBlob(self._store, digest), expected_bytes)
+        arrival.is_asked, arrival.began_ahead = is_asked, not is_asked
+        shares = self.shares[repository.upstream]
+        if is_asked:
+            shares.asked += 1
+        else:
+            shares.ahead += 1
         self._arrivals[digest] = arrival
         task = asyncio.get_running_loop().create_task(
             self._bring(arrival), name=f"arrival {digest}"
         )
-        self._tasks[task] = arrival
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        self._tasks[arrival] = task
+        task.add_done_callback(lambda _: self._tasks.pop(arrival))
         return arrival
+
+    def _note_asked(self, arrival: Arrival) -> None:
+        if arrival.is_asked:
+            return
+        arrival.is_asked = True
+        shares = self.shares[arrival.source.upstream]
+        shares.asked += 1
+        shares.give_back("ahead")
+        self._make_room(arrival.source.upstream)
+
+    def _make_room(self, upstream: str) -> None:
+        """For what was asked for: the youngest that nobody asked for give their places up."""
+        for arrival in reversed(list(self._tasks)):
+            if not self.shares[upstream].is_too_much_ahead:
+                return
+            if arrival.source.upstream == upstream:
+                self._give_up(arrival)
+
+    def _give_up(self, arrival: Arrival) -> bool:
+        if arrival.is_asked or arrival.is_given_up or arrival.verified:
+            return False
+        arrival.is_given_up = True
+        self.shares[arrival.source.upstream].give_back("ahead")
+        # Soon, since a task that has not begun yet could not tidy up.
+        asyncio.get_running_loop().call_soon(self._tasks[arrival].cancel)
+        return True
 
     async def _bring(self, arrival: Arrival) -> None:
         """The life of one arrival. Its name is free again before anybody hears of a failure."""
@@ -130,13 +208,19 @@ class Downloads:
         error: MirrorError | None = None
         try:
             client = self._clients[arrival.source.upstream]
-            await Transfer(arrival, client, self._threads, self._metrics, self._check_room).run()
+            if not arrival.is_asked:
+                await self._check_room(arrival)  # before the upstream is asked for nothing
+            shares = self.shares[client.name]
+            check_room = partial(self._check_room, arrival)
+            transfer = Transfer(arrival, client, self._threads, self._metrics, shares, check_room)
+            await transfer.run()
             size_bytes = await arrival.wait_size()
             await in_thread(self._commits, arrival.staged.commit, size_bytes)
             await self._keep(arrival, size_bytes)
         except MirrorError as failed:
             error = failed
-            _log.warning("download failed", digest=str(arrival.digest), error=failed.message)
+            tell = _log.warning if arrival.is_asked else _log.debug
+            tell("download failed", digest=str(arrival.digest), error=failed.message)
         except OSError as failed:
             self._store.folder.note_written(False)
             error = StorageFailed(f"this mirror's disk fails: {failed.strerror or failed}")
@@ -159,17 +243,34 @@ class Downloads:
             _log.error("staging is not left", digest=str(arrival.digest), error=str(failed))
         finally:
             del self._arrivals[arrival.digest]
+            if not arrival.is_given_up:
+                kind = "asked" if arrival.is_asked else "ahead"
+                self.shares[arrival.source.upstream].give_back(kind)
             if not arrival.verified:
                 arrival.fail(error)
+            arrival.end()
             self._metrics.downloads_active.dec()
 
-    async def _check_room(self) -> None:
-        """For all that is on its way together. Raises StorageFailed."""
+    async def _check_room(self, arrival: Arrival) -> None:
+        """For all that is on its way together; what nobody has asked for gives way. Raises
+        StorageFailed.
+        """
+        if not arrival.is_asked:
+            if not arrival.is_admitted:
+                await self._find_room(int(self._coming_bytes() / AHEAD_ROOM_SHARE))
+            arrival.is_admitted = True
+            return
         try:
-            await self._make_room(sum(each.missing_bytes() for each in self._arrivals.values()))
+            await self._find_room(self._coming_bytes())
         except StorageFailed:
-            self._store.folder.note_written(False)
-            raise
+            if not self.end_ahead():
+                self._store.folder.note_written(False)
+                raise
+            await self._find_room(self._coming_bytes())
+
+    def _coming_bytes(self) -> int:
+        arriving = (each for each in self._arrivals.values() if not each.is_given_up)
+        return sum(arrival.missing_bytes() for arrival in arriving)
 
     async def _keep(self, arrival: Arrival, size_bytes: int) -> None:
         self.landed += 1

@@ -103,6 +103,8 @@ class Blobs:
         while True:
             found = await self._find(digest)
             if isinstance(found, Arrival) and found.source.upstream != repository.upstream:
+                if await self._downloads.make_way(found):
+                    continue
                 raise _ComesFromElsewhere
             if proof is None and not _is_fetched_by(repository, found):
                 if isinstance(found, StoredBlob):

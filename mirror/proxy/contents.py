@@ -51,6 +51,10 @@ class Contents:
     def hot(self, digest: Digest) -> bytes | None:
         return self._hot.get(digest)
 
+    async def has(self, digest: Digest) -> bool:
+        """Whether it is here, as far as its name tells. Raises StorageFailed."""
+        return digest in self._hot or await self._store.has(digest)
+
     async def find(self, digest: Digest) -> bytes | StoredBlob | None:
         """A small blob as bytes, a larger one as an open file."""
         self._eviction.note_use(digest)

@@ -18,6 +18,7 @@ from mirror.metrics import Cache, Metrics
 from mirror.names import Digest, Reference, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
+from mirror.proxy.ahead import Ahead
 from mirror.proxy.contents import Contents
 from mirror.proxy.manifest_source import ManifestSource
 from mirror.proxy.tags import Resolved, Tags
@@ -47,8 +48,10 @@ class Manifests:
         contents: Contents,
         access: Access,
         absences: Absences,
+        ahead: Ahead,
         metrics: Metrics,
     ) -> None:
+        self._ahead = ahead
         self._clients = clients
         self._source = ManifestSource(clients, contents, access, absences, metrics)
         self._tags = Tags(clients, index, access, absences, self._source.obtain)
@@ -68,7 +71,12 @@ class Manifests:
         who do.
         """
         answer = self._get_in_background if in_background else self._get
-        return await answer(repository, reference, accept)
+        reply = await answer(repository, reference, accept)
+        if reply.body is not None:
+            described = reply.descriptor
+            manifest = Manifest(described.digest, described.media_type, reply.body)
+            self._ahead.note_served(repository, manifest)
+        return reply
 
     async def _get(
         self, repository: Repository, reference: Reference, accept: Sequence[str]

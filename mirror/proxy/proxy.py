@@ -11,6 +11,7 @@ from mirror.metrics import Metrics
 from mirror.names import Repository
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
+from mirror.proxy.ahead import Ahead
 from mirror.proxy.blobs import Blobs
 from mirror.proxy.contents import Contents
 from mirror.proxy.listings import Listings
@@ -47,13 +48,21 @@ class Proxy:
         self._downloads = Downloads(store, clients, metrics, stored, eviction.make_room)
         eviction.arriving_bytes = self._downloads.arriving_bytes
         self._store = store
-        self.manifests = Manifests(clients, index, self._contents, self._access, absences, metrics)
+        self._ahead = Ahead(clients, self._downloads, self._contents)
+        self.manifests = Manifests(
+            clients, index, self._contents, self._access, absences, self._ahead, metrics
+        )
         self.blobs = Blobs(self._contents, self._downloads, self._access, absences, metrics)
         self.listings = Listings(clients, index)
         self.suspicions = Suspicions(scrub.check_soon)
 
+    def end_ahead(self) -> None:
+        """From now on nothing is fetched but what clients ask for."""
+        self._ahead.end()
+
     async def aclose(self, grace_seconds: float) -> None:
         """Lets running downloads end within the grace; questions under way are dropped."""
+        await self._ahead.aclose()
         await self._downloads.aclose(grace_seconds)
         await self.manifests.aclose()
         await self.listings.aclose()

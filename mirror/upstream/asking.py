@@ -38,7 +38,8 @@ _log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class Question:
     """`path` is what follows the repository's name. `attempt` counts what came before for the same
-    bytes: each begins with the next endpoint.
+    bytes: each begins with the next endpoint. `is_further`: for one connection more, so that a
+    refusal is about their number, and says nothing of the account or the endpoint.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Question:
     headers: Mapping[str, str] | None = None
     query: Mapping[str, str] | None = None
     attempt: int = 0
+    is_further: bool = False
 
     @property
     def is_pull(self) -> bool:
@@ -108,6 +110,18 @@ class Asker:
 
     async def aclose(self) -> None:
         await self._logins.aclose()
+
+    def can_spare_blobs(self) -> bool:
+        """Whether blobs can be asked for without going past an endpoint that is left alone, or an
+        account that rests.
+        """
+        names = [each.username for each in self._upstream.accounts] or [ANONYMOUS]
+        return any(
+            self._circuits[endpoint, RequestClass.BLOBS].is_closed
+            and not self.ratelimits.rests(endpoint, name, for_blob=True)
+            for endpoint in self._upstream.endpoints
+            for name in names
+        )
 
     async def ask(self, question: Question) -> aiohttp.ClientResponse:
         """A 2xx from the first endpoint that gives one, its body unread. Raises UpstreamError.
@@ -199,7 +213,12 @@ class Asker:
             if authorization:
                 sent["Authorization"] = authorization
             return await self._transport.send(
-                question.method, url, question.kind, question.pool, sent, trial=trial
+                question.method,
+                url,
+                question.kind,
+                question.pool,
+                sent,
+                trial=None if question.is_further else trial,
             )
 
         authorization = await self._logins.remembered(endpoint, remote_name, account)
@@ -228,7 +247,8 @@ class Asker:
         """The answer, noted, where it is a good one. Raises UpstreamError."""
         name, status = name_of(account), response.status
         headers, for_blob = response.headers, question.is_for_blob
-        self.ratelimits.note(endpoint, name, status, headers, for_blob=for_blob)
+        if not question.is_further:
+            self.ratelimits.note(endpoint, name, status, headers, for_blob=for_blob)
         if status in (200, 206):
             if question.is_pull:
                 self._metrics.pull_spent(self._upstream.name, name, question.repository_name)

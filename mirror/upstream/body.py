@@ -15,6 +15,9 @@ import aiohttp
 # it gets larger ones: fewer, longer writes make a near upstream twice as fast.
 FIRST_BLOCK_BYTES = 256 * 1024
 MAX_BLOCK_BYTES = 4 * 1024 * 1024
+# What comes within this time is handed out together, as far as it fits: a far upstream sends many
+# small pieces, and each costs a way to the disk.
+GATHER_SECONDS = 0.01
 # What all connections together may take beyond their first blocks.
 MAX_GROWN_BYTES = 48 * 1024 * 1024
 
@@ -37,6 +40,13 @@ class Blocks:
     def give_back(self, block: memoryview) -> None:
         """Its growth is free for others."""
         self._grown_bytes -= max(0, len(block) - FIRST_BLOCK_BYTES)
+
+
+def fills_its_block(chunk: bytes | memoryview) -> bool:
+    """Whether more would have come had there been room: the upstream sends faster than the reader
+    takes it.
+    """
+    return isinstance(chunk, memoryview) and chunk.nbytes == memoryview(chunk.obj).nbytes
 
 
 async def read_body(
@@ -99,6 +109,8 @@ class Receiver(asyncio.BufferedProtocol):
         self._handed_out = memoryview(bytearray(size_bytes))
         self._filled_bytes = 0
         self._news: asyncio.Future[None] | None = None
+        self._is_gathering = False
+        self._handed_out_at = 0.0
         self._error: Exception | None = None
         self._transport = transport
         self._on_lost = on_lost
@@ -112,9 +124,11 @@ class Receiver(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._filled_bytes += nbytes
         self.missing_bytes -= nbytes
-        if not self.missing_bytes or self._filled_bytes == len(self._filling):
+        is_full = not self.missing_bytes or self._filled_bytes == len(self._filling)
+        if is_full:
             self._transport.pause_reading()
-        self._tell()
+        if is_full or not self._is_gathering:
+            self._tell()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._error = exc or aiohttp.ClientPayloadError("the body ended before its end")
@@ -126,11 +140,12 @@ class Receiver(asyncio.BufferedProtocol):
         if not self._filled_bytes and not self.missing_bytes:
             return None
         if not self._filled_bytes and self._error is None:
-            self._news = asyncio.get_running_loop().create_future()
-            async with asyncio.timeout(idle_timeout_seconds):
-                await self._news
+            await self._wait(idle_timeout_seconds)
+        if self._error is None:
+            await self._gather()
         if not self._filled_bytes and self._error is not None:
             raise self._error
+        self._handed_out_at = asyncio.get_running_loop().time()
         block = self._filling[: self._filled_bytes]
         is_full = self._filled_bytes == len(self._filling)
         self._filling, self._handed_out = self._handed_out, self._filling
@@ -140,6 +155,27 @@ class Receiver(asyncio.BufferedProtocol):
                 self._filling = self._blocks.larger(self._filling)
             self._transport.resume_reading()
         return block
+
+    async def _wait(self, seconds: float) -> None:
+        """For news. Raises TimeoutError."""
+        self._news = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(seconds):
+            await self._news
+
+    async def _gather(self) -> None:
+        """Until the block is full, if the last one was handed out a moment ago."""
+        now = asyncio.get_running_loop().time()
+        seconds = self._handed_out_at + GATHER_SECONDS - now
+        is_full = not self.missing_bytes or self._filled_bytes == len(self._filling)
+        if is_full or seconds <= 0:
+            return
+        self._is_gathering = True
+        try:
+            await self._wait(seconds)
+        except TimeoutError:
+            pass
+        finally:
+            self._is_gathering = False
 
     def close(self) -> None:
         """What was handed out is no longer in use."""

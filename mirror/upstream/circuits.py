@@ -69,6 +69,11 @@ class Circuit:
         self._probe: Trial | None = None
         self._bad_answers = 0
 
+    @property
+    def is_closed(self) -> bool:
+        """All is well."""
+        return self._open is None
+
     def enter(self) -> "Trial | None":
         """For one request, as a context; None where the endpoint is to be left alone."""
         if self._open is None:

@@ -173,22 +173,36 @@ class UpstreamClient:
         end: int | None = None,
         *,
         attempt: int = 0,
+        is_further: bool = False,
     ) -> AsyncIterator[BlobAnswer]:
         """Asks for [start, end); an upstream may answer with the whole, see `BlobAnswer.start`.
 
         After `attempt` tries that brought nothing, another endpoint is the first to be asked.
+        `is_further`: one connection more for what already has one.
         """
         headers = {"Accept": "*/*"}
         if start or end is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         path = f"blobs/{digest}"
         response = await self._ask(
-            Question("GET", repository_name, "blob", path, headers, attempt=attempt)
+            Question(
+                "GET",
+                repository_name,
+                "blob",
+                path,
+                headers,
+                attempt=attempt,
+                is_further=is_further,
+            )
         )
         try:
             yield BlobAnswer(self, response)
         finally:
             response.close()
+
+    def can_spare_blobs(self) -> bool:
+        """Whether to ask for blobs that nobody needs yet: somebody may, and all is well."""
+        return not self._offline and self._asker.can_spare_blobs()
 
     async def get_listing(
         self, repository_name: str, kind: str, path: str, query: Mapping[str, str]

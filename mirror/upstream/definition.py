@@ -30,7 +30,8 @@ class Upstream:
     `path_prefix` stands before each repository name upstream (Artifactory's repository key).
     `token_realms` are hosts, with port where not the scheme's own, besides its own domain to which
     a challenge may send us for a token. `keeps_vanished`: a tag that the upstream no longer has is
-    served on.
+    served on. `prefetch`: the blobs of a manifest that is served are fetched before they are asked
+    for.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Upstream:
     connect_timeout_seconds: float = 5
     idle_timeout_seconds: float = 30
     keeps_vanished: bool = False
+    prefetch: bool = True
 
     def remote_name(self, repository_name: str) -> str:
         """The repository's name as this upstream knows it."""

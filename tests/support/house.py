@@ -65,9 +65,13 @@ async def mirroring(
 ) -> AsyncIterator[House]:
     """A mirror whose upstreams are fakes (or their settings, written out); the cache is kept in
     `folder`, so that a second mirror can be opened on it. Other settings go into the file as given.
+
+    Nothing is fetched that is not asked for, so that requests can be counted, unless an upstream's
+    settings say `prefetch: true`.
     """
     described = {
-        name: {"endpoints": [each.url]} if isinstance(each, FakeRegistry) else each
+        name: {"prefetch": False}
+        | ({"endpoints": [each.url]} if isinstance(each, FakeRegistry) else each)
         for name, each in upstreams.items()
     }
     document = {
