@@ -1,12 +1,15 @@
 """What an earlier download left in staging is where the next one begins, and is never trusted."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from mirror.downloads import tries
-from tests.fakes.faults import Cut, HangUp, IgnoreRange, NoLength
+from mirror.downloads.arrival import Arrival
+from mirror.downloads.downloads import Downloads
+from tests.fakes.faults import Cut, Fault, HangUp, IgnoreRange, NoLength
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -137,6 +140,29 @@ async def test_a_download_that_gave_up_is_gone_on_with(
     body, sent_bytes = await pulled(house, registry, path)
     assert body == DATA
     assert sent_bytes <= len(DATA) - HALF + 1
+
+
+@pytest.mark.parametrize("faults", [[], [NoLength()]], ids=repr)
+async def test_what_came_before_a_break_counts_however_late_it_is_taken(
+    house: House,
+    registry: FakeRegistry,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: list[Fault],
+) -> None:
+    """All of it lies in memory, and the connection is gone, before anybody looks."""
+    check_room = Downloads._check_room
+
+    async def check_room_slowly(downloads: Downloads, arrival: Arrival) -> None:
+        await asyncio.sleep(0.3)
+        await check_room(downloads, arrival)
+
+    monkeypatch.setattr(Downloads, "_check_room", check_room_slowly)
+    registry.fail(Cut(HALF), *faults, kind="blob", times=1)
+    assert (await house.get(path)).body == DATA
+    first, second = [seen for seen in registry.requests if seen.kind == "blob"]
+    assert "Range" not in first.headers
+    assert second.headers["Range"] == f"bytes={HALF}-"
 
 
 async def test_a_blob_without_a_told_size_goes_on_too(

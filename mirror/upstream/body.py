@@ -64,7 +64,7 @@ async def read_body(
         while chunk := await _next_chunk(response, idle_timeout_seconds):
             yield chunk
         return
-    early = response.content.read_nowait()
+    early = _taken_from(response.content)
     handler.pause_reading()  # which ends its time-out too
     missing_bytes = (response.content_length or 0) - response.content.total_bytes
     receiver = Receiver(transport, missing_bytes, handler.connection_lost, blocks)
@@ -82,8 +82,18 @@ async def read_body(
 
 async def _next_chunk(response: aiohttp.ClientResponse, idle_timeout_seconds: float) -> bytes:
     """b"" at the end. What goes on without a byte of the body is idle, too: a chunk's extension."""
-    async with asyncio.timeout(idle_timeout_seconds):
-        return await response.content.readany()
+    try:
+        async with asyncio.timeout(idle_timeout_seconds):
+            return await response.content.readany()
+    except (aiohttp.ClientError, OSError):
+        if early := _taken_from(response.content):
+            return early
+        raise
+
+
+def _taken_from(content: aiohttp.StreamReader) -> bytes:
+    """What lies there. Asked in public, aiohttp gives nothing of it once the connection broke."""
+    return content._read_nowait(-1)
 
 
 def _ends_by_length(response: aiohttp.ClientResponse) -> bool:
