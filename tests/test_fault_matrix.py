@@ -140,7 +140,7 @@ MATRIX = {
         (Garbage(),),
     ),
     "wrong byte": Row(spoilt(Cell(200, 1, "short"), Cell(200, 1, "short")), (WrongByte(100),)),
-    "wrong length": Row(spoilt(Cell(200, 2, "short"), Cell(200, 1)), (WrongLength(7),)),
+    "wrong length": Row(spoilt(Cell(200, 8, "short"), Cell(200, 1)), (WrongLength(7),)),
     "no length": Row(ALL_RIGHT, (NoLength(),)),
     "Range ignored": Row(ALL_RIGHT, (IgnoreRange(),)),
     "token expired": Row(

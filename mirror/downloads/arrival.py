@@ -37,6 +37,10 @@ class Arrival:
         self.expected_bytes = expected_bytes
         self.size_bytes: int | None = None
         self.size_told = False
+        # Which of the upstream's endpoints is asked first: not one that sent wrong bytes of it.
+        self.first_attempt = 0
+        # Followers, and who waits for the upstream's answer.
+        self.interested = 0
         # Room that was asked for where nobody tells the size.
         self.reserved_bytes = 0
         self.is_stored = False
@@ -56,11 +60,11 @@ class Arrival:
         # Told what a reader waits for, so that it can be fetched out of turn; end None: the rest.
         self.wanted: Callable[[int, int | None], None] = lambda start, end: None
 
-    def announce(self, size_bytes: int | None) -> None:
-        """The upstream has answered, and may have told the size, which is then the expected
-        one.
+    def announce(self, size_bytes: int | None, *, is_doubtful: bool = False) -> None:
+        """The upstream has answered, and may have told the size, else it is the expected one. What
+        is doubtful nobody hears of before it is verified.
         """
-        self.announced = True
+        self.announced = not is_doubtful
         size_bytes = self.expected_bytes if size_bytes is None else size_bytes
         if size_bytes is not None:
             self.size_bytes, self.size_told = size_bytes, True
@@ -83,7 +87,7 @@ class Arrival:
         return max(0, max(self.expected_bytes or 0, self.reserved_bytes) - self.present.count())
 
     def verify(self) -> None:
-        self.verified = True
+        self.verified = self.announced = True
         self.pulse.beat()
 
     def fail(self, error: MirrorError) -> None:

@@ -1,11 +1,12 @@
 """All arrivals: one for each missing digest, whoever asks for it and however many do."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import structlog
+from cachetools import TTLCache
 
 from mirror.downloads.arrival import Arrival
 from mirror.downloads.passthrough import PassThrough
@@ -28,6 +29,9 @@ from mirror.upstream.client import UpstreamClient
 
 # Each one has connections, buffers and a place in the threads: beyond this, clients come again.
 MAX_ARRIVALS = 1000
+MAX_ARRIVALS_OF_ONE = 500
+# An endpoint that sent wrong bytes of a blob is asked last for it, for so long.
+DISTRUST_SECONDS = 600
 _RETRY_SECONDS = 5
 # For writing and hashing: one more than the cores of a small machine, so that a disk that stalls
 # one download does not stall all. Commits wait for the disk by their nature and have their own.
@@ -65,6 +69,7 @@ class Downloads:
         self._arrivals: dict[Digest, Arrival] = {}
         self._tasks: dict[Arrival, asyncio.Task[None]] = {}
         self.shares: Mapping[str, Shares] = {name: Shares() for name in clients}
+        self._distrusted: TTLCache[Digest, int] = TTLCache(MAX_ARRIVALS, DISTRUST_SECONDS)
         self.landed = 0
 
     def find(self, digest: Digest) -> Arrival | None:
@@ -98,6 +103,7 @@ class Downloads:
                 continue
             else:
                 self._note_asked(arrival)
+            arrival.interested += 1
             try:
                 await arrival.wait_announced()
                 return arrival, joined
@@ -105,6 +111,8 @@ class Downloads:
                 is_own = arrival.source == repository and not (joined and arrival.began_ahead)
                 if is_own:
                     raise
+            finally:
+                arrival.interested -= 1
 
     def begin_ahead(self, repository: Repository, digest: Digest, expected_bytes: int) -> None:
         """A blob that nobody has asked for yet, unless it is on its way. Its failure is nobody's.
@@ -149,9 +157,13 @@ class Downloads:
             await asyncio.to_thread(threads.shutdown)
 
     def _begin(self, repository: Repository, digest: Digest, expected_bytes: int | None) -> Arrival:
-        if sum(arrival.is_asked for arrival in self._arrivals.values()) >= MAX_ARRIVALS:
+        asked = [arrival for arrival in self._arrivals.values() if arrival.is_asked]
+        of_one = [each for each in asked if each.source.upstream == repository.upstream]
+        is_full = len(asked) >= MAX_ARRIVALS or len(of_one) >= MAX_ARRIVALS_OF_ONE
+        if is_full and not self._abandon_one(of_one):
             raise TooBusy(
-                f"this mirror is downloading {MAX_ARRIVALS} blobs; it takes on no more for now",
+                f"{len(of_one)} blobs of {repository.upstream} are on their way to this mirror; it "
+                "takes on no more for now",
                 headers={"Retry-After": str(_RETRY_SECONDS)},
             )
         arrival = self._start(repository, digest, expected_bytes, is_asked=True)
@@ -163,6 +175,7 @@ class Downloads:
     ) -> Arrival:
         arrival = Arrival(digest, repository, StagedBlob(self._store, digest), expected_bytes)
         arrival.is_asked, arrival.began_ahead = is_asked, not is_asked
+        arrival.first_attempt = self._distrusted.get(digest, 0)
         shares = self.shares[repository.upstream]
         if is_asked:
             shares.asked += 1
@@ -175,6 +188,18 @@ class Downloads:
         self._tasks[arrival] = task
         task.add_done_callback(lambda _: self._tasks.pop(arrival))
         return arrival
+
+    def _abandon_one(self, arrivals: Iterable[Arrival]) -> bool:
+        """The longest under way of which nobody is left; what came of it is kept. Whether there was
+        one.
+        """
+        for arrival in arrivals:
+            if not arrival.interested and not arrival.verified and not arrival.is_given_up:
+                arrival.is_given_up = True
+                self.shares[arrival.source.upstream].give_back("asked")
+                asyncio.get_running_loop().call_soon(self._tasks[arrival].cancel)
+                return True
+        return False
 
     def _note_asked(self, arrival: Arrival) -> None:
         if arrival.is_asked:
@@ -219,6 +244,8 @@ class Downloads:
             await self._keep(arrival, size_bytes)
         except MirrorError as failed:
             error = failed
+            if isinstance(failed, WrongBytes):
+                self._distrusted[arrival.digest] = arrival.first_attempt + 1
             tell = _log.warning if arrival.is_asked else _log.debug
             tell("download failed", digest=str(arrival.digest), error=failed.message)
         except OSError as failed:

@@ -5,11 +5,12 @@ that somebody does, over one plain GET in the usual case, and over a Range after
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from http import HTTPStatus
 
 from mirror.downloads.landing import Landing
 from mirror.downloads.stretches import Stretch
 from mirror.downloads.tries import Tries
-from mirror.errors import UpstreamBroken, UpstreamFailing, WrongBytes
+from mirror.errors import UpstreamBroken, UpstreamError, WrongBytes
 from mirror.upstream.client import ENDED_EARLY, MAX_UNTOLD_BYTES, BlobAnswer
 
 # Fill reads through a shorter stretch that is there already rather than ask anew behind it.
@@ -37,26 +38,45 @@ class Fill:
 
     async def run(self) -> None:
         """Until all is there, by whomever. Raises UpstreamError, StorageFailed."""
-        arrival, coverage = self._arrival, self._coverage
+        coverage = self._coverage
         tries = Tries()
-        while (start := coverage.first_missing(arrival.size_bytes)) is not None:
+        while (start := coverage.first_missing(self._arrival.size_bytes)) is not None:
             before = coverage.present_bytes()
-            try:
-                await self._fetch_from(start, tries.idle)
-            except UpstreamFailing as error:
-                if error.answered == 416 and start:
-                    raise WrongBytes(
-                        self._upstream, f"has less of {arrival.digest} than is here"
-                    ) from error
-                if not arrival.announced:
-                    raise
-                if not tries.note(progress=coverage.present_bytes() > before):
-                    raise
+            failed = await self._try_from(start, tries.idle)
+            if failed is not None and not self._may_go_on(failed):
+                raise self._given_up(failed)
+            has_come_on = coverage.present_bytes() > before
+            if failed is not None or not (has_come_on or self._is_coming(start)):
+                if not tries.note(progress=has_come_on):
+                    raise self._given_up(failed)
                 await tries.pause()
-            finally:
-                self.stretch = None
             while self._has_nothing_to_do():
-                await arrival.pulse.wait()
+                await self._arrival.pulse.wait()
+
+    async def _try_from(self, start: int, attempt: int) -> UpstreamError | None:
+        """What went wrong, if anything. Raises StorageFailed."""
+        try:
+            await self._fetch_from(start, self._arrival.first_attempt + attempt)
+        except UpstreamError as error:
+            return error
+        finally:
+            self.stretch = None
+        return None
+
+    def _may_go_on(self, failed: UpstreamError) -> bool:
+        """Once a blob is announced, only wrong bytes are final: a token or a signed URL may have
+        run out, a cache behind the registry may have lost it for a moment. Before that, every
+        endpoint has been asked already.
+        """
+        return self._arrival.announced and not isinstance(failed, WrongBytes)
+
+    def _given_up(self, failed: UpstreamError | None) -> UpstreamError:
+        if failed is not None and failed.answered == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return WrongBytes(self._upstream, f"has less of {self._arrival.digest} than is here")
+        return failed or UpstreamBroken(self._upstream, "sends nothing of what is missing")
+
+    def _is_coming(self, start: int) -> bool:
+        return self._coverage.first_missing(self._arrival.size_bytes) != start
 
     def _has_nothing_to_do(self) -> bool:
         is_all_coming = self._coverage.first_missing(self._arrival.size_bytes) is None
@@ -82,7 +102,7 @@ class Fill:
                 landing.answer_seconds = asyncio.get_running_loop().time() - asked_at
                 landing.asking_seconds = landing.answer_seconds
                 await self._check_room()
-            arrival.announce(answer.size_bytes)
+            arrival.announce(answer.size_bytes, is_doubtful=landing.is_contested)
             stretch.position = answer.start
             if end == _FAR_BEHIND_ANY_END and arrival.size_bytes is not None:
                 stretch.stop = stretch.end = arrival.size_bytes
@@ -121,7 +141,7 @@ class Fill:
         else.
         """
         if start:
-            self._landing.note_ranges(answer.is_partial)
+            self._landing.note_ranges(answer.is_partial and answer.start == start)
         self._landing.check_size(answer.size_bytes)
         answer.check_begins_at(start)
 

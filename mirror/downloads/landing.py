@@ -42,6 +42,8 @@ class Landing:
         self.takes_ranges: bool | None = None
         # No further task may begin.
         self.is_ending = False
+        # A manifest and the upstream tell different sizes: nobody hears of one before the end.
+        self.is_contested = False
         self.received_bytes = 0
         # Of these, what came faster than it was taken.
         self.ahead_bytes = 0
@@ -84,7 +86,12 @@ class Landing:
         """One stretch by a Range of its own, as far as nobody takes over. Raises UpstreamError."""
         arrival, start, stop = self.arrival, stretch.start, stretch.stop
         async with self.client.get_blob(
-            arrival.source.name, arrival.digest, start, stop, is_further=is_further
+            arrival.source.name,
+            arrival.digest,
+            start,
+            stop,
+            attempt=arrival.first_attempt,
+            is_further=is_further,
         ) as answer:
             self.note_ranges(answer.is_partial)
             arrival.pulse.beat()
@@ -103,12 +110,16 @@ class Landing:
         raise UpstreamBroken(self.client.name, "ended a part of a blob before its end")
 
     def check_size(self, told: int | None) -> None:
-        """Against what is known of it, and what is there. Raises WrongBytes."""
+        """Against what was told before, and what is there. What a manifest tells is no more than a
+        claim, which anybody may make who may push one: the digest decides. Raises WrongBytes.
+        """
         arrival = self.arrival
         known = arrival.expected_bytes if arrival.size_bytes is None else arrival.size_bytes
         size_bytes = known if told is None else told
-        if told is not None and known is not None and told != known:
+        if arrival.size_bytes is not None and size_bytes != arrival.size_bytes:
             raise WrongBytes(self.client.name, f"has another size for {arrival.digest}")
+        if known is not None and size_bytes != known:
+            self.is_contested = True
         if size_bytes is not None and arrival.present.end() > size_bytes:
             raise WrongBytes(self.client.name, f"has less of {arrival.digest} than is here")
         arrival.expected_bytes = size_bytes

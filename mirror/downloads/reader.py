@@ -65,6 +65,7 @@ class ArrivalReader:
         self._arrival = arrival
         self._metrics = metrics
         self._metrics.download_followers.inc()
+        arrival.interested += 1
 
     @classmethod
     async def open(cls, arrival: Arrival, metrics: Metrics) -> Self | None:
@@ -94,6 +95,7 @@ class ArrivalReader:
 
     async def aclose(self) -> None:
         self._metrics.download_followers.dec()
+        self._arrival.interested -= 1
         await _close(self.file)
 
 

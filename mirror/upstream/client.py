@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import aiohttp
@@ -71,6 +71,9 @@ class BlobAnswer:
         self.start = told[0] if self.is_partial and told else 0
         whole_bytes = response.content_length if not self.is_partial else None
         self.size_bytes = told[2] if self.is_partial and told else whole_bytes
+
+    def close(self) -> None:
+        self._response.close()
 
     def check_begins_at(self, start: int, *, may_be_whole: bool = True) -> None:
         """There, or at the blob's beginning. Raises UpstreamBroken."""
@@ -183,22 +186,33 @@ class UpstreamClient:
         headers = {"Accept": "*/*"}
         if start or end is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-        path = f"blobs/{digest}"
-        response = await self._ask(
-            Question(
-                "GET",
-                repository_name,
-                "blob",
-                path,
-                headers,
-                attempt=attempt,
-                is_further=is_further,
-            )
+        question = Question(
+            "GET",
+            repository_name,
+            "blob",
+            f"blobs/{digest}",
+            headers,
+            attempt=attempt,
+            is_further=is_further,
         )
+        answer = await self._ask_for_blob(question)
         try:
-            yield BlobAnswer(self, response)
+            yield answer
         finally:
-            response.close()
+            answer.close()
+
+    async def _ask_for_blob(self, question: Question) -> BlobAnswer:
+        """From the first endpoint that gives what may be one. Raises UpstreamError."""
+        failed: UpstreamError | None = None
+        for more in range(len(self.upstream.endpoints)):
+            response = await self._ask(replace(question, attempt=question.attempt + more))
+            try:
+                return BlobAnswer(self, response)
+            except UpstreamBroken as error:
+                response.close()
+                failed = failed or error
+        assert failed is not None  # noqa: S101 - there is an endpoint
+        raise failed
 
     def can_spare_blobs(self) -> bool:
         """Whether to ask for blobs that nobody needs yet: somebody may, and all is well."""
