@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mirror.downloads import tries
+from mirror.downloads import downloads, tries
 from mirror.store.staging import StagedBlob
 from mirror.web import registry as registry_api
 from tests.fakes.client import raw_get, raw_open, slow_get
@@ -469,3 +471,28 @@ async def test_a_range_of_a_blob_whose_size_only_the_manifest_tells_comes_as_its
     answer = await get_behind_gate(house.url + path, gate, {"Range": "bytes=100-199"})
     assert (answer.status, answer.body) == (206, DATA[100:200])
     assert answer.headers["Content-Range"] == f"bytes 100-199/{len(DATA)}"
+
+
+async def test_one_upstream_does_not_take_the_room_of_all(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what nobody follows any more makes room there."""
+    monkeypatch.setattr(downloads, "MAX_ARRIVALS_OF_ONE", 3)
+    slow = [add_layer(registry, some_bytes(100_000, seed)) for seed in range(4)]
+    registry.fail(Stall(1000), kind="blob")
+    async with FakeRegistry() as other:
+        quick = add_layer(other, DATA).replace(UPSTREAM, "other.test")
+        upstreams: dict[str, FakeRegistry | dict[str, Any]] = {
+            UPSTREAM: registry,
+            "other.test": other,
+        }
+        async with mirroring(tmp_path, upstreams, shutdown_grace="0s") as house:
+            async with AsyncExitStack() as followers:
+                for path in slow[:3]:
+                    stream = await followers.enter_async_context(raw_open(house.url + path))
+                    await stream.read(1)
+                assert (await house.get(slow[3])).status == 503
+                assert (await house.get(quick)).body == DATA
+            registry.heal()
+            answer = await house.get_until(slow[3], lambda answer: answer.status == 200)
+            assert answer.body == some_bytes(100_000, 3)

@@ -9,7 +9,7 @@ import pytest
 from mirror.downloads import tries
 from mirror.downloads.arrival import Arrival
 from mirror.downloads.downloads import Downloads
-from tests.fakes.faults import Cut, Fault, HangUp, IgnoreRange, NoLength
+from tests.fakes.faults import Cut, Fault, FromTheStart, HangUp, IgnoreRange, NoLength, Status
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -174,3 +174,38 @@ async def test_a_blob_without_a_told_size_goes_on_too(
         body, sent_bytes = await pulled(house, registry, path)
         assert body == DATA
         assert sent_bytes <= len(DATA) - HALF + 1
+
+
+@pytest.mark.parametrize("count", [None, 10])
+async def test_a_part_that_was_not_asked_for_is_no_way_on(
+    house: House,
+    registry: FakeRegistry,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int | None,
+) -> None:
+    """A whole is taken as one; a little of it again and again is given up."""
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
+    registry.fail(Cut(HALF), kind="blob", times=1)
+    registry.fail(FromTheStart(count), kind="blob")
+    answer = await house.get(path)
+    assert registry.count("GET", "blob") <= 1 + tries.MAX_IDLE_TRIES
+    if count is None:
+        assert answer.body == DATA
+    else:
+        assert answer.ended == "short"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 416])
+async def test_a_refusal_on_the_way_is_not_the_end(
+    house: House,
+    registry: FakeRegistry,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
+    registry.fail(Cut(HALF), kind="blob", times=1)
+    registry.fail(Status(status), kind="blob", times=2)
+    assert (await house.get(path)).body == DATA
+    assert registry.requests[-1].headers["Range"] == f"bytes={HALF}-", "nothing was dropped"

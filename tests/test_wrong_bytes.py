@@ -1,13 +1,15 @@
 """Bytes that are not what was asked for: nobody gets the whole of them, and they are not kept."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.client import RawResponse
-from tests.fakes.faults import Fault, Garbage, Gate, NoLength, Status, WrongByte
+from tests.fakes.faults import Fault, Garbage, Gate, NoLength, OtherBody, Status, WrongByte
+from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
 from tests.support.layers import (
@@ -16,12 +18,14 @@ from tests.support.layers import (
     add_layer,
     eventually,
     get_behind_gate,
+    path_of,
     some_bytes,
     until_idle,
     until_stored,
 )
 from tests.support.replies import error_of
 
+SOME = some_bytes(300_000)
 MISMATCHES = "mirror_digest_mismatches_total"
 
 
@@ -171,3 +175,36 @@ async def test_a_wrong_manifest_behind_a_tag_is_a_bad_gateway(
     await assert_nothing_is_kept(house)
     answer = await house.get(path)
     assert (answer.status, answer.body) == (200, image.manifest)
+
+
+@pytest.mark.parametrize("fault", [WrongByte(5), OtherBody(b"short"), Garbage()], ids=repr)
+async def test_an_endpoint_that_sends_wrong_bytes_is_asked_last_for_them(
+    registry: FakeRegistry, tmp_path: Path, fault: Fault
+) -> None:
+    path = add_layer(registry, SOME)
+    registry.fail(fault, kind="blob", method="GET")
+    async with FakeRegistry() as second:
+        add_layer(second, SOME)
+        described = {"endpoints": [registry.url, second.url]}
+        async with mirroring(tmp_path, {UPSTREAM: described}) as house:
+            await house.get(path)
+            await until_idle(house)
+            assert (await house.get(path)).body == SOME
+
+
+async def test_a_size_that_a_manifest_makes_up_takes_no_layer_away(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """Whoever may push a manifest may name another image's layer, and any size."""
+    image = registry.add_image(APP, layers=[SOME])
+    made_up = json.loads(image.manifest)
+    made_up["layers"][0]["size"] = 5
+    registry.add_manifest(APP, json.dumps(made_up).encode(), image.media_type, "made-up")
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        for tag in ("latest", "made-up"):
+            assert (await house.get(f"/v2/{UPSTREAM}/{APP}/manifests/{tag}")).status == 200
+        path = path_of(digest_of(SOME))
+        answer = await house.get(path, {"Range": "bytes=10-99"})
+        assert (answer.status, answer.body) == (206, SOME[10:100])
+        assert (await house.get(path)).body == SOME
+        assert (await house.head(path)).headers["Content-Length"] == str(len(SOME))

@@ -6,6 +6,7 @@ content that came from the same upstream.
 """
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from cachetools import LRUCache
@@ -53,6 +54,18 @@ class Access:
         known = self._hot.get((repository, held.digest))
         if known is not None:
             held = _completed(held, known.descriptor)
+        return await self._note_held(repository, held)
+
+    async def note_arrived(self, repository: Repository, held: Descriptor) -> None:
+        """Its bytes came from there, and their number is certain, whatever a manifest says."""
+        known = await self.known(repository, held.digest)
+        if known is not None and known.proven and known.descriptor.size_bytes == held.size_bytes:
+            return
+        if known is not None and _is_by_manifest(known.descriptor):
+            held = replace(held, media_type=known.descriptor.media_type)
+        await self._note_held(repository, held)
+
+    async def _note_held(self, repository: Repository, held: Descriptor) -> Link:
         link = self._hot[repository, held.digest] = Link(held, proven=True)
         with spared("what a repository holds", repository=repository):
             await self._index.link(repository, [link])

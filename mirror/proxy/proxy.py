@@ -84,6 +84,4 @@ async def _note_arrived(
 ) -> None:
     """For Downloads: a blob was stored, and its source holds it."""
     await contents.note_stored(descriptor)
-    held = await access.held(repository, descriptor.digest)
-    if held is None or held.size_bytes != descriptor.size_bytes:
-        await access.grant(repository, descriptor)
+    await access.note_arrived(repository, descriptor)

@@ -103,6 +103,18 @@ class IgnoreRange(Fault):
 
 
 @dataclass(frozen=True)
+class FromTheStart(IgnoreRange):
+    """206 with the body's beginning, wherever a Range begins; None: with all of it."""
+
+    count: int | None = None
+
+    def change(self, answer: Answer) -> None:
+        whole = answer.body
+        answer.status, answer.body = 206, whole[: self.count]
+        answer.headers["Content-Range"] = f"bytes 0-{len(answer.body) - 1}/{len(whole)}"
+
+
+@dataclass(frozen=True)
 class WrongByte(Fault):
     """One byte flipped; nothing happens when the body is shorter."""
 
