@@ -21,6 +21,8 @@ from mirror import __version__
 from mirror.pulls import RepositoryPulls
 
 NO_UPSTREAM = "-"
+_FOR_EACH = ["upstream", "kind"]
+_FOR_ACCOUNT = ["upstream", "account"]
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _UNUSED_BUCKETS_SECONDS = tuple(
     hours * 3600 for hours in (0.1, 1, 6, 24, 3 * 24, 7 * 24, 30 * 24, 90 * 24)
@@ -51,107 +53,130 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        counter = partial(Counter, registry=self._registry)
-        gauge = partial(Gauge, registry=self._registry)
-        histogram = partial(Histogram, registry=self._registry, buckets=_FIRST_BYTE_BUCKETS_SECONDS)
-        for_each = ["upstream", "kind"]
-        for_account = ["upstream", "account"]
+        self._counter = partial(Counter, registry=self._registry)
+        self._gauge = partial(Gauge, registry=self._registry)
+        self._histogram = partial(Histogram, registry=self._registry)
+        self._gauge("mirror_build_info", "Always 1", ["version"]).labels(__version__).set(1)
+        self._count_answers()
+        self._count_downloads()
+        self._count_pulls()
+        self._count_blobs()
+        self._watch_the_disk()
+        self._keep_series_at_hand()
 
-        gauge("mirror_build_info", "Always 1", ["version"]).labels(__version__).set(1)
-        self._requests = counter(
-            "mirror_requests", "Answers to clients", [*for_each, "method", "status", "cache"]
+    def _count_answers(self) -> None:
+        self._requests = self._counter(
+            "mirror_requests", "Answers to clients", [*_FOR_EACH, "method", "status", "cache"]
         )
-        self._client_bytes = counter("mirror_client_bytes", "Body bytes sent to clients", for_each)
-        self._upstream_requests = counter(
+        self._client_bytes = self._counter(
+            "mirror_client_bytes", "Body bytes sent to clients", _FOR_EACH
+        )
+        self._client_first_byte = self._histogram(
+            "mirror_client_first_byte_seconds",
+            "From a client's request to the first byte of the answer",
+            _FOR_EACH,
+            buckets=_FIRST_BYTE_BUCKETS_SECONDS,
+        )
+        self.connections_refused = self._counter(
+            "mirror_connections_refused", "Connections that there was no room for"
+        )
+
+    def _count_downloads(self) -> None:
+        self._upstream_requests = self._counter(
             "mirror_upstream_requests",
             "Requests sent upstream; status 0: no answer",
-            [*for_each, "method", "status"],
+            [*_FOR_EACH, "method", "status"],
         )
-        self._upstream_bytes = counter(
-            "mirror_upstream_bytes", "Body bytes received from upstreams", for_each
+        self._upstream_bytes = self._counter(
+            "mirror_upstream_bytes", "Body bytes received from upstreams", _FOR_EACH
         )
-        self._prefetched_bytes = counter(
+        self._prefetched_bytes = self._counter(
             "mirror_prefetched_bytes",
             "Body bytes of blobs that came before any client asked for them",
             ["upstream"],
         )
-        self._client_first_byte = histogram(
-            "mirror_client_first_byte_seconds",
-            "From a client's request to the first byte of the answer",
-            for_each,
-        )
-        self._upstream_first_byte = histogram(
+        self._upstream_first_byte = self._histogram(
             "mirror_upstream_first_byte_seconds",
             "From a request sent upstream to the first byte of its answer",
-            for_each,
+            _FOR_EACH,
+            buckets=_FIRST_BYTE_BUCKETS_SECONDS,
         )
-        self.connections_refused = counter(
-            "mirror_connections_refused", "Connections that there was no room for"
-        )
-        self.downloads_active = gauge("mirror_downloads_active", "Blobs on their way in")
-        self.download_followers = gauge(
-            "mirror_download_followers", "Clients reading a blob that is on its way in"
-        )
-        self._digest_mismatches = counter(
+        self._digest_mismatches = self._counter(
             "mirror_digest_mismatches",
             "Content whose digest was not the one requested",
             ["upstream"],
         )
-        self.cache_bytes = gauge("mirror_cache_bytes", "Bytes of stored blobs")
-        self.cache_blobs = gauge("mirror_cache_blobs", "Stored blobs, manifests included")
-        self._ratelimit_limit = gauge(
-            "mirror_ratelimit_limit", "Pulls that the upstream allows in a window", for_account
-        )
-        self._ratelimit_remaining = gauge(
-            "mirror_ratelimit_remaining", "Pulls that the upstream says are left", for_account
-        )
-        self._ratelimit_reset_seconds = gauge(
-            "mirror_ratelimit_reset_seconds",
-            "Until an account that rests may pull again; 0: it may",
-            for_account,
-        )
-        self._pulls_spent = counter(
-            "mirror_pulls_spent", "Manifests that the upstream gave, as it counts them", for_account
-        )
-        self._pulls_saved = counter(
-            "mirror_pulls_saved", "Manifests given to clients without a pull", ["upstream"]
-        )
-        self._repository_pulls = RepositoryPulls()
-        self._registry.register(self._repository_pulls)
-        self._circuit_open = gauge(
+        self._circuit_open = self._gauge(
             "mirror_upstream_circuit_open",
             "1: the endpoint is left alone for a while, since it failed",
             ["upstream", "endpoint", "class"],
         )
-        self._evicted_blobs = counter("mirror_evicted_blobs", "Blobs that made room for others")
-        self._evicted_bytes = counter("mirror_evicted_bytes", "Their bytes")
-        self._evicted_unused = Histogram(
+        self.downloads_active = self._gauge("mirror_downloads_active", "Blobs on their way in")
+        self.download_followers = self._gauge(
+            "mirror_download_followers", "Clients reading a blob that is on its way in"
+        )
+
+    def _count_pulls(self) -> None:
+        self._ratelimit_limit = self._gauge(
+            "mirror_ratelimit_limit", "Pulls that the upstream allows in a window", _FOR_ACCOUNT
+        )
+        self._ratelimit_remaining = self._gauge(
+            "mirror_ratelimit_remaining", "Pulls that the upstream says are left", _FOR_ACCOUNT
+        )
+        self._ratelimit_reset_seconds = self._gauge(
+            "mirror_ratelimit_reset_seconds",
+            "Until an account that rests may pull again; 0: it may",
+            _FOR_ACCOUNT,
+        )
+        self._pulls_spent = self._counter(
+            "mirror_pulls_spent",
+            "Manifests that the upstream gave, as it counts them",
+            _FOR_ACCOUNT,
+        )
+        self._pulls_saved = self._counter(
+            "mirror_pulls_saved", "Manifests given to clients without a pull", ["upstream"]
+        )
+        self._repository_pulls = RepositoryPulls()
+        self._registry.register(self._repository_pulls)
+
+    def _count_blobs(self) -> None:
+        self.cache_bytes = self._gauge("mirror_cache_bytes", "Bytes of stored blobs")
+        self.cache_blobs = self._gauge("mirror_cache_blobs", "Stored blobs, manifests included")
+        self._evicted_blobs = self._counter(
+            "mirror_evicted_blobs", "Blobs that made room for others"
+        )
+        self._evicted_bytes = self._counter("mirror_evicted_bytes", "Their bytes")
+        self._evicted_unused = self._histogram(
             "mirror_evicted_unused_seconds",
             "How long they had not been used",
-            registry=self._registry,
             buckets=_UNUSED_BUCKETS_SECONDS,
         )
-        self._evicted_too_early = counter(
+        self._evicted_too_early = self._counter(
             "mirror_evicted_too_early_bytes",
             "Bytes of evicted blobs that came again, and would have stayed on a larger disk",
             ["larger_by"],
         )
-        self._damaged_blobs = counter(
+
+    def _watch_the_disk(self) -> None:
+        self._damaged_blobs = self._counter(
             "mirror_damaged_blobs", "Stored blobs that were set aside, or had gone", ["reason"]
         )
-        self.scrubbed_bytes = counter("mirror_scrubbed_bytes", "Bytes of stored blobs read again")
-        self.scrub_errors = counter(
+        self.scrubbed_bytes = self._counter(
+            "mirror_scrubbed_bytes", "Bytes of stored blobs read again"
+        )
+        self.scrub_errors = self._counter(
             "mirror_scrub_errors", "Stored blobs that the scrub could not read"
         )
-        self._index_errors = counter("mirror_index_errors", "Questions the index did not answer")
-        self._storage_writable = gauge(
+        self._index_errors = self._counter(
+            "mirror_index_errors", "Questions the index did not answer"
+        )
+        self._storage_writable = self._gauge(
             "mirror_storage_writable", "1: the disk took what was last written to it, 0: it did not"
         )
-        self._storage_writable.set(1)
-        self.storage_room_bytes = gauge(
+        self.storage_room_bytes = self._gauge(
             "mirror_storage_room_bytes", "Free for downloads, when the last one began"
         )
-        self._keep_series_at_hand()
+        self._storage_writable.set(1)
 
     def _keep_series_at_hand(self) -> None:
         """The library takes four times as long to look a series up as to add to it, and these are

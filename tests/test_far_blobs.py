@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.downloads import shares, stretches, widening
+from mirror.downloads import further, shares, stretches, widening
+from mirror.downloads.further import FAR_SECONDS
 from tests.fakes.client import raw_open
 from tests.fakes.faults import (
     Cut,
@@ -39,6 +40,12 @@ RATE = 5_000_000
 BIG = some_bytes(20_000_000, seed=5)
 FAR = (Delay(0.05), Trickle(RATE, chunk_bytes=32 * 1024))
 SEAMS = 1.06
+
+
+@pytest.fixture(autouse=True)
+def near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it is measured who is."""
+    monkeypatch.setattr(further, "FAR_SECONDS", FAR_SECONDS)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from http import HTTPStatus
 
+from mirror.downloads.lag import Lag
 from mirror.downloads.landing import Landing
 from mirror.downloads.stretches import Stretch
 from mirror.downloads.tries import Tries
@@ -89,18 +90,22 @@ class Fill:
         asked_at = asyncio.get_running_loop().time()
         end = stop or arrival.size_bytes or _FAR_BEHIND_ANY_END
         stretch = self.stretch = Stretch(start, end, asked_at, is_open=stop is None)
-        async with landing.client.get_blob(
+        asking = landing.client.get_blob(
             arrival.source.name,
             arrival.digest,
             start,
             stop,
             attempt=attempt,
             is_further=landing.is_shared_out,
-        ) as answer:
+        )
+        lag = Lag()
+        async with lag, asking as answer:
+            late_seconds = lag.stop()
             self._check_answer(answer, start)
             if not arrival.announced:
-                landing.answer_seconds = asyncio.get_running_loop().time() - asked_at
-                landing.asking_seconds = landing.answer_seconds
+                answered_at = asyncio.get_running_loop().time()
+                landing.asking_seconds = answered_at - asked_at
+                landing.answer_seconds = landing.asking_seconds - late_seconds
                 await self._check_room()
             arrival.announce(answer.size_bytes, is_doubtful=landing.is_contested)
             stretch.position = answer.start

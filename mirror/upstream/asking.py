@@ -15,7 +15,6 @@ from mirror.errors import (
     UpstreamDenied,
     UpstreamError,
     UpstreamNotFound,
-    UpstreamRateLimited,
 )
 from mirror.manifest import ACCEPT_EVERYTHING
 from mirror.metrics import Metrics
@@ -23,9 +22,9 @@ from mirror.upstream.answers import error_of, login_error_of, most_telling
 from mirror.upstream.challenge import Challenge, parse_challenges
 from mirror.upstream.circuits import Circuit, RequestClass, Trial
 from mirror.upstream.definition import ANONYMOUS, Account, Upstream, name_of
+from mirror.upstream.hearing import SETBACKS, Hearing
 from mirror.upstream.ratelimit import RateLimits
-from mirror.upstream.refusals import LoginRefused
-from mirror.upstream.tokens import MAX_REMEMBERED, Logins, PasswordUnreadable
+from mirror.upstream.tokens import MAX_REMEMBERED, Logins
 from mirror.upstream.transport import Pool, Transport
 
 TOKEN_LIMIT_BYTES = 64 * 1024
@@ -63,32 +62,6 @@ class Question:
     @property
     def pool(self) -> Pool:
         return Pool.BLOBS if self.is_for_blob and self.method == "GET" else Pool.CONTROL
-
-
-# Another account may be asked, and nothing is said of the content.
-_SETBACKS = (UpstreamRateLimited, LoginRefused, PasswordUnreadable)
-
-
-@dataclass(slots=True)
-class _Heard:
-    """What the accounts were told at one endpoint; complete, if all of them could be asked."""
-
-    setback: UpstreamError | None = None
-    denial: UpstreamError | None = None
-    is_complete: bool = True
-
-    @property
-    def is_settled(self) -> bool:
-        """Nobody in particular would be told no more."""
-        return self.is_complete and self.denial is not None
-
-    def note(self, error: UpstreamError) -> None:
-        if not isinstance(error, _SETBACKS):
-            self.denial = self.denial or error
-            return
-        self.is_complete = False
-        if self.setback is None or isinstance(error, UpstreamRateLimited):
-            self.setback = error
 
 
 class Asker:
@@ -159,30 +132,25 @@ class Asker:
         then as the others; anonymously in the end, where some of them rest or are refused. No
         request is sent where nobody may ask.
         """
-        heard = _Heard()
+        hearing = Hearing(
+            self._upstream, self.ratelimits, self._logins, endpoint, for_blob=question.is_for_blob
+        )
         with trial:
             for account in self._accounts_in_order(endpoint, question):
-                if account is None and heard.is_settled:
+                if account is None and hearing.is_settled:
                     break
                 if await self._is_left_out(endpoint, account, question):
-                    heard.is_complete = False
+                    hearing.is_complete = False
                     continue
                 try:
                     response = await self._ask_as(account, endpoint, question, trial)
-                except (*_SETBACKS, UpstreamDenied, UpstreamNotFound) as error:
-                    heard.note(error)
+                except (*SETBACKS, UpstreamDenied, UpstreamNotFound) as error:
+                    hearing.note(error)
                 else:
-                    if heard.denial is not None:
+                    if hearing.denial is not None:
                         self._let_in[endpoint, question.repository_name] = name_of(account)
                     return response
-            raise self._verdict(endpoint, question, heard)
-
-    def _verdict(self, endpoint: URL, question: Question, heard: "_Heard") -> UpstreamError:
-        if heard.denial is None:
-            return self._all_rest(endpoint, question, heard.setback)
-        if heard.is_complete:
-            return heard.denial
-        return self._withheld(endpoint, question, heard.setback, heard.denial)
+            raise hearing.verdict()
 
     def _accounts_in_order(self, endpoint: URL, question: Question) -> list[Account | None]:
         """None, who is nobody, comes last."""
@@ -263,39 +231,6 @@ class Asker:
     def _url(self, endpoint: URL, question: Question) -> URL:
         remote_name = self._upstream.remote_name(question.repository_name)
         return (endpoint / "v2" / remote_name / question.path).with_query(question.query)
-
-    def _withheld(
-        self,
-        endpoint: URL,
-        question: Question,
-        setback: UpstreamError | None,
-        error: UpstreamError,
-    ) -> UpstreamError:
-        """What "no" to nobody in particular means where an account might have been told "yes"."""
-        said = f"{self._said(error)}, and the accounts cannot be asked"
-        names = [each.username for each in self._upstream.accounts]
-        limited = self.ratelimits.refusal(endpoint, names, said, for_blob=question.is_for_blob)
-        if limited is not None:
-            return limited
-        if isinstance(setback, UpstreamRateLimited | PasswordUnreadable):
-            return setback
-        if (refused := self._logins.refusal() or setback) is not None:
-            told = f"{self._said(refused)}. Without it, the upstream {self._said(error)}"
-            return UpstreamDenied(self._upstream.name, told, answered=error.answered)
-        return UpstreamRateLimited(self._upstream.name, said, "1")
-
-    def _all_rest(
-        self, endpoint: URL, question: Question, setback: UpstreamError | None
-    ) -> UpstreamError:
-        """Nobody may ask, or each was answered 429."""
-        is_told = isinstance(setback, UpstreamRateLimited)
-        said = self._said(setback) if setback and is_told else "answered 429 for earlier requests"
-        names = [*(each.username for each in self._upstream.accounts), ANONYMOUS]
-        resting = self.ratelimits.refusal(endpoint, names, said, for_blob=question.is_for_blob)
-        return resting or setback or UpstreamRateLimited(self._upstream.name, said, "1")
-
-    def _said(self, error: UpstreamError) -> str:
-        return error.message.removeprefix(f"{self._upstream.name}: ")
 
     async def _ping_challenges(self, endpoint: URL) -> list[Challenge]:
         """For registries that answer 401 without a challenge, as gcr.io may."""
