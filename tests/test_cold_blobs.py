@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mirror.downloads import downloads, tries
+from mirror.downloads import crowd, tries
 from mirror.store.staging import StagedBlob
 from mirror.web import registry as registry_api
 from tests.fakes.client import raw_get, raw_open, slow_get
@@ -477,7 +477,7 @@ async def test_one_upstream_does_not_take_the_room_of_all(
     registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what nobody follows any more makes room there."""
-    monkeypatch.setattr(downloads, "MAX_ARRIVALS_OF_ONE", 3)
+    monkeypatch.setattr(crowd, "MAX_ARRIVALS_OF_ONE", 3)
     slow = [add_layer(registry, some_bytes(100_000, seed)) for seed in range(4)]
     registry.fail(Stall(1000), kind="blob")
     async with FakeRegistry() as other:

@@ -141,7 +141,7 @@ async def test_manifests_and_tokens_do_not_wait_behind_blobs(
     async with mirroring(tmp_path, {"hub.test": registry}) as house:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(house.get(blob(digest))) for digest in digests]
-            await registry.until(lambda: sum(s.held for s in registry.requests) >= many - 4)
+            await registry.until(lambda: sum(s.held for s in registry.requests) >= many - 4, 60)
             assert (await house.get("/v2/hub.test/org/other/manifests/latest")).status == 200
             assert (await house.get(f"/v2/hub.test/{APP}/tags/list")).status == 200
             assert registry.in_flight("blob") == Pool.BLOBS.value

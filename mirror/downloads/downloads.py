@@ -1,7 +1,7 @@
 """All arrivals: one for each missing digest, whoever asks for it and however many do."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -9,14 +9,13 @@ import structlog
 from cachetools import TTLCache
 
 from mirror.downloads.arrival import Arrival
+from mirror.downloads.crowd import MAX_ARRIVALS, Crowd
 from mirror.downloads.passthrough import PassThrough
-from mirror.downloads.shares import Shares
 from mirror.downloads.transfer import Transfer
 from mirror.errors import (
     MirrorError,
     ShuttingDown,
     StorageFailed,
-    TooBusy,
     WrongBytes,
 )
 from mirror.manifest import BLOB_TYPE, Descriptor
@@ -27,12 +26,8 @@ from mirror.store.staging import StagedBlob
 from mirror.threads import in_thread
 from mirror.upstream.client import UpstreamClient
 
-# Each one has connections, buffers and a place in the threads: beyond this, clients come again.
-MAX_ARRIVALS = 1000
-MAX_ARRIVALS_OF_ONE = 500
 # An endpoint that sent wrong bytes of a blob is asked last for it, for so long.
 DISTRUST_SECONDS = 600
-_RETRY_SECONDS = 5
 # For writing and hashing: one more than the cores of a small machine, so that a disk that stalls
 # one download does not stall all. Commits wait for the disk by their nature and have their own.
 _THREADS = 4
@@ -66,24 +61,16 @@ class Downloads:
         self._find_room = make_room
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="arrivals")
         self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
-        self._arrivals: dict[Digest, Arrival] = {}
-        self._tasks: dict[Arrival, asyncio.Task[None]] = {}
-        self.shares: Mapping[str, Shares] = {name: Shares() for name in clients}
+        self.crowd = Crowd(clients)
         self._distrusted: TTLCache[Digest, int] = TTLCache(MAX_ARRIVALS, DISTRUST_SECONDS)
         self.landed = 0
 
     def find(self, digest: Digest) -> Arrival | None:
-        return self._arrivals.get(digest)
+        return self.crowd.find(digest)
 
     def pass_through(self, repository: Repository, digest: Digest) -> PassThrough:
         """The blob past the disk, for one client."""
         return PassThrough(self._clients[repository.upstream], repository, digest)
-
-    def arriving_bytes(self) -> int:
-        """What is on its way in will fill, as far as is known, and is no blob yet."""
-        arriving = self._arrivals.values()
-        under_way = [each for each in arriving if not each.is_stored and not each.is_given_up]
-        return sum(each.present.count() + each.missing_bytes() for each in under_way)
 
     async def join(
         self, repository: Repository, digest: Digest, expected_bytes: int | None
@@ -94,7 +81,7 @@ class Downloads:
         fails for the repository which began it is begun anew for this one. Raises MirrorError.
         """
         while True:
-            arrival = self._arrivals.get(digest)
+            arrival = self.crowd.find(digest)
             joined = arrival is not None
             if arrival is None:
                 arrival = self._begin(repository, digest, expected_bytes)
@@ -102,7 +89,7 @@ class Downloads:
                 await arrival.wait_ended()
                 continue
             else:
-                self._note_asked(arrival)
+                self.crowd.note_asked(arrival)
             arrival.interested += 1
             try:
                 await arrival.wait_announced()
@@ -119,10 +106,9 @@ class Downloads:
 
         Not when `shares` has no room for it, nor when the disk fails.
         """
-        may_begin = (
-            self.shares[repository.upstream].may_begin_ahead() and self._store.folder.is_writable
-        )
-        if digest not in self._arrivals and may_begin:
+        may_begin = self.crowd.shares[repository.upstream].may_begin_ahead()
+        is_coming = self.crowd.find(digest) is not None
+        if may_begin and not is_coming and self._store.folder.is_writable:
             self._start(repository, digest, expected_bytes, is_asked=False)
 
     async def make_way(self, arrival: Arrival) -> bool:
@@ -131,43 +117,31 @@ class Downloads:
         """
         if arrival.is_asked:
             return False
-        self._give_up(arrival)
+        self.crowd.give_up(arrival)
         await arrival.wait_ended()
         return True
-
-    def end_ahead(self) -> bool:
-        """All that no client has asked for; whether there was something."""
-        given_up = [arrival for arrival in list(self._tasks) if self._give_up(arrival)]
-        return bool(given_up)
 
     async def aclose(self, grace_seconds: float) -> None:
         """Lets be stored what is whole. Nobody is left who follows the others: they are cancelled,
         and go on from staging when they are asked for again.
         """
-        whole = [task for arrival, task in self._tasks.items() if arrival.verified]
-        for arrival, task in self._tasks.items():
+        tasks = self.crowd.tasks
+        whole = [task for arrival, task in tasks.items() if arrival.verified]
+        for arrival, task in tasks.items():
             if not arrival.verified:
                 task.cancel()
         if whole:
             _, late = await asyncio.wait(whole, timeout=grace_seconds)
             for task in late:
                 task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
         for threads in (self._threads, self._commits):
             await asyncio.to_thread(threads.shutdown)
 
     def _begin(self, repository: Repository, digest: Digest, expected_bytes: int | None) -> Arrival:
-        asked = [arrival for arrival in self._arrivals.values() if arrival.is_asked]
-        of_one = [each for each in asked if each.source.upstream == repository.upstream]
-        is_full = len(asked) >= MAX_ARRIVALS or len(of_one) >= MAX_ARRIVALS_OF_ONE
-        if is_full and not self._abandon_one(of_one):
-            raise TooBusy(
-                f"{len(of_one)} blobs of {repository.upstream} are on their way to this mirror; it "
-                "takes on no more for now",
-                headers={"Retry-After": str(_RETRY_SECONDS)},
-            )
+        self.crowd.check_place(repository.upstream)
         arrival = self._start(repository, digest, expected_bytes, is_asked=True)
-        self._make_room(repository.upstream)
+        self.crowd.make_place(repository.upstream)
         return arrival
 
     def _start(
@@ -176,56 +150,9 @@ class Downloads:
         arrival = Arrival(digest, repository, StagedBlob(self._store, digest), expected_bytes)
         arrival.is_asked, arrival.began_ahead = is_asked, not is_asked
         arrival.first_attempt = self._distrusted.get(digest, 0)
-        shares = self.shares[repository.upstream]
-        if is_asked:
-            shares.asked += 1
-        else:
-            shares.ahead += 1
-        self._arrivals[digest] = arrival
-        task = asyncio.get_running_loop().create_task(
-            self._bring(arrival), name=f"arrival {digest}"
-        )
-        self._tasks[arrival] = task
-        task.add_done_callback(lambda _: self._tasks.pop(arrival))
+        loop = asyncio.get_running_loop()
+        self.crowd.add(arrival, loop.create_task(self._bring(arrival), name=f"arrival {digest}"))
         return arrival
-
-    def _abandon_one(self, arrivals: Iterable[Arrival]) -> bool:
-        """The longest under way of which nobody is left; what came of it is kept. Whether there was
-        one.
-        """
-        for arrival in arrivals:
-            if not arrival.interested and not arrival.verified and not arrival.is_given_up:
-                arrival.is_given_up = True
-                self.shares[arrival.source.upstream].give_back("asked")
-                asyncio.get_running_loop().call_soon(self._tasks[arrival].cancel)
-                return True
-        return False
-
-    def _note_asked(self, arrival: Arrival) -> None:
-        if arrival.is_asked:
-            return
-        arrival.is_asked = True
-        shares = self.shares[arrival.source.upstream]
-        shares.asked += 1
-        shares.give_back("ahead")
-        self._make_room(arrival.source.upstream)
-
-    def _make_room(self, upstream: str) -> None:
-        """For what was asked for: the youngest that nobody asked for give their places up."""
-        for arrival in reversed(list(self._tasks)):
-            if not self.shares[upstream].is_too_much_ahead:
-                return
-            if arrival.source.upstream == upstream:
-                self._give_up(arrival)
-
-    def _give_up(self, arrival: Arrival) -> bool:
-        if arrival.is_asked or arrival.is_given_up or arrival.verified:
-            return False
-        arrival.is_given_up = True
-        self.shares[arrival.source.upstream].give_back("ahead")
-        # Soon, since a task that has not begun yet could not tidy up.
-        asyncio.get_running_loop().call_soon(self._tasks[arrival].cancel)
-        return True
 
     async def _bring(self, arrival: Arrival) -> None:
         """The life of one arrival. Its name is free again before anybody hears of a failure."""
@@ -235,7 +162,7 @@ class Downloads:
             client = self._clients[arrival.source.upstream]
             if not arrival.is_asked:
                 await self._check_room(arrival)  # before the upstream is asked for nothing
-            shares = self.shares[client.name]
+            shares = self.crowd.shares[client.name]
             check_room = partial(self._check_room, arrival)
             transfer = Transfer(arrival, client, self._threads, self._metrics, shares, check_room)
             await transfer.run()
@@ -269,10 +196,7 @@ class Downloads:
         except OSError as failed:
             _log.error("staging is not left", digest=str(arrival.digest), error=str(failed))
         finally:
-            del self._arrivals[arrival.digest]
-            if not arrival.is_given_up:
-                kind = "asked" if arrival.is_asked else "ahead"
-                self.shares[arrival.source.upstream].give_back(kind)
+            self.crowd.remove(arrival)
             if not arrival.verified:
                 arrival.fail(error)
             arrival.end()
@@ -284,20 +208,16 @@ class Downloads:
         """
         if not arrival.is_asked:
             if not arrival.is_admitted:
-                await self._find_room(int(self._coming_bytes() / AHEAD_ROOM_SHARE))
+                await self._find_room(int(self.crowd.coming_bytes() / AHEAD_ROOM_SHARE))
             arrival.is_admitted = True
             return
         try:
-            await self._find_room(self._coming_bytes())
+            await self._find_room(self.crowd.coming_bytes())
         except StorageFailed:
-            if not self.end_ahead():
+            if not self.crowd.end_ahead():
                 self._store.folder.note_written(False)
                 raise
-            await self._find_room(self._coming_bytes())
-
-    def _coming_bytes(self) -> int:
-        arriving = (each for each in self._arrivals.values() if not each.is_given_up)
-        return sum(arrival.missing_bytes() for arrival in arriving)
+            await self._find_room(self.crowd.coming_bytes())
 
     async def _keep(self, arrival: Arrival, size_bytes: int) -> None:
         self.landed += 1

@@ -96,7 +96,7 @@ class Ahead:
         self._has_ended = True
         for line in self._lines.values():
             line.clear()
-        self._downloads.end_ahead()
+        self._downloads.crowd.end_ahead()
 
     async def aclose(self) -> None:
         self.end()
@@ -124,7 +124,7 @@ class Ahead:
         """Begins one after the other, when there is room; all at once are dropped when the upstream
         has trouble.
         """
-        shares = self._downloads.shares[upstream]
+        shares = self._downloads.crowd.shares[upstream]
         try:
             while line.wishes:
                 if not shares.may_begin_ahead():

@@ -46,7 +46,7 @@ class Proxy:
         absences = Absences({name: client.upstream for name, client in clients.items()})
         stored = partial(_note_arrived, self._contents, self._access)
         self._downloads = Downloads(store, clients, metrics, stored, eviction.make_room)
-        eviction.arriving_bytes = self._downloads.arriving_bytes
+        eviction.arriving_bytes = self._downloads.crowd.arriving_bytes
         self._store = store
         self._ahead = Ahead(clients, self._downloads, self._contents)
         self.manifests = Manifests(
