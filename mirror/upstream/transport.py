@@ -45,13 +45,15 @@ _CONTROL_BUFFER_BYTES = 64 * 1024
 
 
 class Pool(Enum):
-    """Separate connections, so that manifests and tokens never wait behind blobs. The values are
-    the connections at most to one host: as many as a cluster asks for at once, since who waits here
-    for a slow one may wait for too long.
-    """
+    """Separate connections, so that manifests and tokens never wait behind blobs."""
 
-    CONTROL = 128
-    BLOBS = 256
+    CONTROL = "control"
+    BLOBS = "blobs"
+
+
+# To one host, at most: as many as a cluster asks for at once, since who waits here for a slow one
+# may wait for too long.
+MAX_CONNECTIONS = {Pool.CONTROL: 128, Pool.BLOBS: 256}
 
 
 class Transport:
@@ -239,7 +241,7 @@ class Transport:
             self._sessions[key] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0,
-                    limit_per_host=pool.value,
+                    limit_per_host=MAX_CONNECTIONS[pool],
                     resolver=BoundedResolver(self._names, limit),
                 ),
                 response_class=_answer_within(
