@@ -118,6 +118,7 @@ upstreams:
   docker.io:
     endpoints: ["http://127.0.0.1:{self._upstream_port}"]
     tag_ttl: 1h
+    prefetch: false
 log:
   level: info
   format: json
