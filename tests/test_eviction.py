@@ -288,6 +288,25 @@ async def test_what_has_come_again_meanwhile_stays(
     assert await room.index.blob_size(digest) == 100
 
 
+async def test_who_needs_room_does_not_wait_for_a_long_clearance(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that is made much smaller is cleared turn by turn."""
+    monkeypatch.setattr(eviction, "BATCH_BLOBS", 1)
+    monkeypatch.setattr(eviction, "TURN_SECONDS", 0.0001)
+    for n in range(30):
+        await room.add(b"%02d" % n * 50, float(n))
+    room.usage.add(-30, -3000)  # `open` takes stock
+    evicting = room.eviction(1000)
+    await evicting.open()
+    await evicting.make_room(0)
+    async with asyncio.timeout(10):
+        while room.usage.size_bytes > 1000:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    await evicting.aclose()
+    assert room.usage.blobs in (9, 10)
+
+
 async def test_uses_are_written_down_at_the_end(room: Room) -> None:
     one, two = await room.add(b"one", 1.0), await room.add(b"two", 1.5)
     evicting = room.eviction(1000)

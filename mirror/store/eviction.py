@@ -23,6 +23,10 @@ from mirror.store.ranks import Ranked, Uses
 from mirror.store.usage import Usage
 
 BATCH_BLOBS = 64
+# A download waits no longer than this until room was made; then it goes past the disk.
+WAIT_SECONDS = 5.0
+# In the background, others get a turn after so long.
+TURN_SECONDS = 0.5
 # At most this long is forgotten of what was used by a kill.
 WRITE_USES_EVERY_SECONDS = 30.0
 # What is stored without asking for room first, manifests above all, fills no more than this between
@@ -103,7 +107,7 @@ class Eviction:
         async with self._round:
             lacking_bytes = await self._lacking_bytes(coming_bytes)
             if lacking_bytes > 0:
-                lacking_bytes -= await self._evict(lacking_bytes)
+                lacking_bytes -= await self._evict(lacking_bytes, WAIT_SECONDS)
             if lacking_bytes > 0 and await self._lacking_bytes(coming_bytes) > 0:
                 raise StorageFailed(
                     f"this mirror's disk has no room for the {coming_bytes} bytes that are on "
@@ -135,14 +139,20 @@ class Eviction:
             self._due.clear()
             try:
                 await self._store.leftovers.drop_abandoned()
-                async with self._round:
-                    await self._write_uses()
-                    surplus_bytes = self._surplus_bytes(self._margin_bytes())
-                    await self._evict(max(surplus_bytes, await self._lacking_bytes(0)))
+                while await self._take_a_turn() and not self._closing.is_set():
+                    pass
             except StorageFailed:
                 pass  # the index and the folder have said so
             except Exception:
                 _log.exception("eviction failed; it goes on")
+
+    async def _take_a_turn(self) -> bool:
+        """Whether something went; there may be more to do then. Raises StorageFailed."""
+        async with self._round:
+            await self._write_uses()
+            surplus_bytes = self._surplus_bytes(self._margin_bytes())
+            wanted_bytes = max(surplus_bytes, await self._lacking_bytes(0))
+            return await self._evict(wanted_bytes, TURN_SECONDS) > 0
 
     async def _write_uses(self) -> None:
         uses, self._uses = self._uses, defaultdict(Uses)
@@ -153,8 +163,9 @@ class Eviction:
                 self._uses[digest].add(use.count, use.last_at)
             raise
 
-    async def _evict(self, wanted_bytes: int) -> int:
+    async def _evict(self, wanted_bytes: int, within_seconds: float) -> int:
         """How many bytes were freed. Raises StorageFailed."""
+        ends_at = time.monotonic() + within_seconds
         freed_bytes = 0
         if self._index.memory is not None:
             return 0  # the disk takes no writes: neither would it let a file go, nor would we know
@@ -162,7 +173,7 @@ class Eviction:
             freed_bytes = await self._store.leftovers.drop(wanted_bytes)
             await self._write_uses()
         last: Ranked | None = None
-        while freed_bytes < wanted_bytes:
+        while freed_bytes < wanted_bytes and time.monotonic() < ends_at:
             found = await self._index.least_worth(BATCH_BLOBS, last)
             if not found:
                 break
