@@ -1,6 +1,7 @@
 """The cache keeps to its size, and what is worth least makes room."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
@@ -23,7 +24,15 @@ from tests.fakes.faults import NoLength, Stall
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
-from tests.support.layers import UPSTREAM, add_layer, eventually, some_bytes, until_idle
+from tests.support.layers import (
+    APP,
+    UPSTREAM,
+    add_layer,
+    eventually,
+    path_of,
+    some_bytes,
+    until_idle,
+)
 
 MIB = 1024 * 1024
 
@@ -205,6 +214,60 @@ async def test_what_a_larger_disk_would_have_saved(registry: FakeRegistry, tmp_p
         early = "mirror_evicted_too_early_bytes_total"
         assert await house.metric(early, larger_by="10%") == 0
         assert await house.metric(early, larger_by="100%") == 3_000_000
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_manifest_that_is_only_looked_at_empties_nothing(
+    registry: FakeRegistry, tmp_path: Path, is_there: bool
+) -> None:
+    """Whatever sizes it claims of its layers, and whether they exist or not."""
+    kept, wanted = some_bytes(4_000_000), some_bytes(100_000, 1)
+    image = registry.add_image(APP, layers=[wanted])
+    claim = json.loads(image.manifest)
+    claim["layers"][0]["size"] = 10_000_000_000
+    if not is_there:
+        claim["layers"][0]["digest"] = "sha256:" + "0" * 64
+    registry.add_manifest(APP, json.dumps(claim).encode(), image.media_type, "claim")
+    described = {"endpoints": [registry.url], "prefetch": True}
+    storage = {"path": str(tmp_path / "data"), "max_size": "10MiB"}
+    async with mirroring(tmp_path, {UPSTREAM: described}, storage=storage) as house:
+        await pull(house, add_layer(registry, kept), kept)
+        assert (await house.get(f"/v2/{UPSTREAM}/{APP}/manifests/claim")).status == 200
+        await asyncio.sleep(0.2)
+        await until_idle(house)
+        assert digest_of(kept) in house.stored_blobs()
+        if is_there:
+            await pull(house, path_of(digest_of(wanted)), wanted)
+            assert {digest_of(kept), digest_of(wanted)} <= house.stored_blobs()
+
+
+async def test_for_what_could_never_fit_nothing_goes(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    kept, large = some_bytes(4_000_000), some_bytes(12_000_000, 1)
+    async with bounded(tmp_path, registry) as house:
+        await pull(house, add_layer(registry, kept), kept)
+        await pull(house, add_layer(registry, large), large)
+        assert house.stored_blobs() == {digest_of(kept)}
+
+
+async def test_what_was_committed_as_the_mirror_was_killed_is_known_after_the_next_start(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    data = some_bytes(2_000_000)
+    path = add_layer(registry, data)
+    async with bounded(tmp_path, registry) as house:
+        await pull(house, path, data)
+    (blob,) = (house.storage / "blobs").glob("*/*/*")
+    (house.storage / "staging" / "sha256" / blob.name).mkdir(parents=True)
+    index = await Index.open(house.storage / "index.db")
+    await index.forget_blob(Digest.of(data))
+    await index.aclose()
+    async with bounded(tmp_path, registry) as house:
+        assert await house.metric("mirror_cache_bytes") == len(data)
+        assert not house.staged()
+        assert (await house.get(path)).body == data
+    assert registry.count("GET", "blob") == 1
 
 
 # --- In the room ----------------------------------------------------------------------------------

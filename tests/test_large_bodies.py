@@ -2,20 +2,28 @@
 on.
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import trustme
 
 from mirror.store.staging import StagedBlob
-from mirror.upstream.body import FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES, MAX_GROWN_BYTES, Blocks
+from mirror.upstream.body import (
+    FIRST_BLOCK_BYTES,
+    MAX_BLOCK_BYTES,
+    MAX_GROWN_BYTES,
+    Blocks,
+    read_body,
+)
 from tests.fakes.client import raw_get
 from tests.fakes.faults import Cut, NoLength, Trickle
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
-from tests.support.layers import UPSTREAM, add_layer, some_bytes
+from tests.support.layers import APP, UPSTREAM, add_layer, some_bytes
 
 SIZES = (1, 65_536, FIRST_BLOCK_BYTES - 1, FIRST_BLOCK_BYTES, FIRST_BLOCK_BYTES + 1, 12_000_077)
 
@@ -98,3 +106,25 @@ def test_blocks_grow_as_far_as_all_together_may() -> None:
     for _ in range(8):
         alone = blocks.larger(alone)
     assert len(alone) == MAX_BLOCK_BYTES
+
+
+async def test_an_earlier_answer_in_its_buffer_does_not_disturb_the_connection(
+    registry: FakeRegistry,
+) -> None:
+    """It came whole, so that its connection is another answer's by now, which has enough."""
+    small = registry.add_blob(APP, b"small")
+    data = some_bytes(40 * FIRST_BLOCK_BYTES)
+    large = registry.add_blob(APP, data)
+    url = f"{registry.url}/v2/{APP}/blobs"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        first = await session.get(f"{url}/{small}")
+        async with session.get(f"{url}/{large}") as second:
+            body = read_body(second, 5, Blocks())
+            got = bytes(await anext(body))
+            await asyncio.sleep(0.1)  # both blocks are full
+            assert await first.content.readany() == b"small"
+            await asyncio.sleep(0.1)
+            async for piece in body:
+                got += piece
+    assert got == data
+    assert registry.connections_accepted == 1

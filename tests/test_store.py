@@ -193,6 +193,7 @@ def test_a_blob_may_be_written_in_any_order(staged_blob: StagedBlob, tmp_path: P
     assert not BlobStore(tmp_path).paths.blob(DIGEST).exists()
     staged_blob.commit(len(DATA))
     assert BlobStore(tmp_path).paths.blob(DIGEST).read_bytes() == DATA
+    staged_blob.discard()
     assert staged(BlobStore(tmp_path)) == [tmp_path / "staging" / "sha256"]
 
 

@@ -51,7 +51,7 @@ class Arrival:
         # By a client; not yet where it was begun ahead of them.
         self.is_asked = True
         self.began_ahead = False
-        # There was room for it, before anybody asked.
+        # Room was made for it, or there was some.
         self.is_admitted = False
         # To make room for others: it is about to end, and may be begun anew then.
         self.is_given_up = False

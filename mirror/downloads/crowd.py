@@ -46,12 +46,12 @@ class Crowd:
         """What is on its way in will fill, as far as is known, and is no blob yet."""
         arriving = self._arrivals.values()
         under_way = [each for each in arriving if not each.is_stored and not each.is_given_up]
-        return sum(each.present.count() + each.missing_bytes() for each in under_way)
+        return sum(each.present.count() + _to_come(each) for each in under_way)
 
     def coming_bytes(self) -> int:
         """What is still to be written, as far as is known."""
         arriving = (each for each in self._arrivals.values() if not each.is_given_up)
-        return sum(arrival.missing_bytes() for arrival in arriving)
+        return sum(_to_come(arrival) for arrival in arriving)
 
     def check_place(self, upstream: str) -> None:
         """For one more that a client asks for. Raises TooBusy."""
@@ -109,3 +109,8 @@ class Crowd:
                 asyncio.get_running_loop().call_soon(self.tasks[arrival].cancel)
                 return True
         return False
+
+
+def _to_come(arrival: Arrival) -> int:
+    """What a manifest claims of a blob counts only once its upstream has answered."""
+    return arrival.missing_bytes() if arrival.is_admitted else 0

@@ -22,6 +22,7 @@ from mirror.manifest import BLOB_TYPE, Descriptor
 from mirror.metrics import Metrics
 from mirror.names import Digest, Repository
 from mirror.store.blobs import BlobStore
+from mirror.store.eviction import Eviction
 from mirror.store.staging import StagedBlob
 from mirror.threads import in_thread
 from mirror.upstream.client import UpstreamClient
@@ -37,8 +38,6 @@ AHEAD_ROOM_SHARE = 0.5
 
 _log = structlog.get_logger()
 
-# Makes room for so many bytes that are still to be written. Raises StorageFailed.
-MakeRoom = Callable[[int], Awaitable[None]]
 # Told of each blob that was stored, and of the repository it came from.
 Stored = Callable[[Repository, Descriptor], Awaitable[None]]
 
@@ -52,13 +51,13 @@ class Downloads:
         clients: Mapping[str, UpstreamClient],
         metrics: Metrics,
         stored: Stored,
-        make_room: MakeRoom,
+        room: Eviction,
     ) -> None:
         self._store = store
         self._clients = clients
         self._metrics = metrics
         self._stored = stored
-        self._find_room = make_room
+        self._room = room
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="arrivals")
         self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
         self.crowd = Crowd(clients)
@@ -189,7 +188,7 @@ class Downloads:
         """Staging is closed before the name is free: the next arrival of this digest goes on there,
         unless what is there is wrong, or on a disk that fails.
         """
-        is_of_use = not isinstance(error, WrongBytes | StorageFailed)
+        is_of_use = not arrival.is_stored and not isinstance(error, WrongBytes | StorageFailed)
         leave = arrival.staged.close if is_of_use else arrival.staged.discard
         try:
             await asyncio.shield(asyncio.wrap_future(self._threads.submit(leave)))
@@ -206,18 +205,24 @@ class Downloads:
         """For all that is on its way together; what nobody has asked for gives way. Raises
         StorageFailed.
         """
-        if not arrival.is_asked:
-            if not arrival.is_admitted:
-                await self._find_room(int(self.crowd.coming_bytes() / AHEAD_ROOM_SHARE))
-            arrival.is_admitted = True
-            return
+        was_admitted, arrival.is_admitted = arrival.is_admitted, True
         try:
-            await self._find_room(self.crowd.coming_bytes())
+            if arrival.is_asked:
+                await self._make_way_for_asked()
+            elif not was_admitted:
+                await self._room.check_room(int(self.crowd.coming_bytes() / AHEAD_ROOM_SHARE))
+        except StorageFailed:
+            arrival.is_admitted = False
+            raise
+
+    async def _make_way_for_asked(self) -> None:
+        try:
+            await self._room.make_room(self.crowd.coming_bytes())
         except StorageFailed:
             if not self.crowd.end_ahead():
                 self._store.folder.note_written(False)
                 raise
-            await self._find_room(self.crowd.coming_bytes())
+            await self._room.make_room(self.crowd.coming_bytes())
 
     async def _keep(self, arrival: Arrival, size_bytes: int) -> None:
         self.landed += 1

@@ -45,7 +45,7 @@ class Proxy:
         self._access = Access(index, clients)
         absences = Absences({name: client.upstream for name, client in clients.items()})
         stored = partial(_note_arrived, self._contents, self._access)
-        self._downloads = Downloads(store, clients, metrics, stored, eviction.make_room)
+        self._downloads = Downloads(store, clients, metrics, stored, eviction)
         eviction.arriving_bytes = self._downloads.crowd.arriving_bytes
         self._store = store
         self._ahead = Ahead(clients, self._downloads, self._contents)

@@ -29,10 +29,10 @@ WAIT_SECONDS = 5.0
 TURN_SECONDS = 0.5
 # At most this long is forgotten of what was used by a kill.
 WRITE_USES_EVERY_SECONDS = 30.0
-# What is stored without asking for room first, manifests above all, fills no more than this between
-# two rounds.
-MARGIN_BYTES = 64 * 1024 * 1024
-MARGIN_SHARE = 0.01
+# Kept free by the rounds in the background: for manifests, which ask for no room, and for what
+# nobody has asked for yet, for which nothing goes.
+MARGIN_BYTES = 4 * 1024**3
+MARGIN_SHARE = 0.05
 
 _log = structlog.get_logger()
 
@@ -77,10 +77,20 @@ class Eviction:
     async def open(self) -> None:
         """Takes stock. An index that fails knows no order: nothing goes until it does."""
         with suppress(StorageFailed):
+            await self._settle()
             self._usage.add(*await self._index.usage())
             self._floor = await self._index.lowest_rank()
         self._due.set()  # there may be less room than there was
         self._task = asyncio.get_running_loop().create_task(self._run(), name="eviction")
+
+    async def _settle(self) -> None:
+        """Blobs that were committed as an earlier process was killed. Raises StorageFailed."""
+        for digest in list(self._store.leftovers.committed):
+            handle = await self._store.find(digest)
+            if handle is not None:
+                await self._index.add_blob(digest, handle.size_bytes, time.time())
+                handle.close()
+            await asyncio.to_thread(self._store.leftovers.settle, digest)
 
     async def aclose(self) -> None:
         """Writes down what was used."""
@@ -106,13 +116,22 @@ class Eviction:
         """
         async with self._round:
             lacking_bytes = await self._lacking_bytes(coming_bytes)
-            if lacking_bytes > 0:
+            if 0 < lacking_bytes <= self._most_bytes():  # nothing goes where all is not enough
                 lacking_bytes -= await self._evict(lacking_bytes, WAIT_SECONDS)
             if lacking_bytes > 0 and await self._lacking_bytes(coming_bytes) > 0:
                 raise StorageFailed(
                     f"this mirror's disk has no room for the {coming_bytes} bytes that are on "
                     "their way"
                 )
+
+    async def check_room(self, coming_bytes: int) -> None:
+        """That there is as much without anything going. Raises StorageFailed."""
+        if await self._lacking_bytes(coming_bytes) > 0:
+            raise StorageFailed(f"this mirror's disk has no {coming_bytes} bytes to spare")
+
+    def _most_bytes(self) -> int:
+        """What could go at most."""
+        return self._usage.size_bytes + self._store.leftovers.size_bytes
 
     async def _lacking_bytes(self, coming_bytes: int) -> int:
         """Raises StorageFailed."""

@@ -35,6 +35,8 @@ class Leftovers:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._left: dict[Digest, _Left] = {}
+        # Of an earlier process; `settle` each once the index knows it.
+        self.committed: list[Digest] = []
         # Held while one is dropped: whoever wants to go on with it waits, and finds it gone.
         self._lock = threading.Lock()
 
@@ -49,6 +51,8 @@ class Leftovers:
             digest = _digest_of(folder.parent.name, folder.name)
             if not folder.is_dir():
                 folder.unlink()
+            elif digest is not None and self._was_committed(digest):
+                self.committed.append(digest)
             elif digest is None or not self._is_worth_going_on_with(digest):
                 shutil.rmtree(folder)
             else:
@@ -100,8 +104,16 @@ class Leftovers:
             shutil.rmtree(self._paths.staged(digest), ignore_errors=True)
             return self._left.pop(digest).size_bytes
 
+    def settle(self, digest: Digest) -> None:
+        """The index knows what was committed."""
+        shutil.rmtree(self._paths.staged(digest), ignore_errors=True)
+
+    def _was_committed(self, digest: Digest) -> bool:
+        """A moment before the end, so that the index may not know it."""
+        is_moved = not data_in(self._paths.staged(digest)).exists()
+        return is_moved and self._paths.blob(digest).is_file()
+
     def _is_worth_going_on_with(self, digest: Digest) -> bool:
-        """Not so without its data, which was committed a moment before the end."""
         folder = self._paths.staged(digest)
         try:
             data_in(folder).stat()

@@ -77,11 +77,12 @@ class StagedBlob:
         return self._hash.hexdigest() == self._digest.hex
 
     def commit(self, size_bytes: int) -> None:
-        """Gives the file its final name."""
+        """Gives the file its final name. The folder stays until `discard`: without its data, it
+        says to the next start that the index may not know the blob.
+        """
         os.ftruncate(self._data, size_bytes)
         os.fsync(self._data)
         self._store.commit(data_in(self._folder), self._digest)
-        self.discard()
 
     def close(self) -> None:
         """Leaves what is there to the next download; may be called always, also twice."""

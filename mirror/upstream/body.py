@@ -66,6 +66,9 @@ async def read_body(
         return
     early = _taken_from(response.content)
     handler.pause_reading()  # which ends its time-out too
+    # Whoever still takes an earlier answer out of its buffer lets the handler read on, though this
+    # connection is not theirs any more: not while it says that its own buffers are full.
+    handler._buffer_paused = True
     missing_bytes = (response.content_length or 0) - response.content.total_bytes
     receiver = Receiver(transport, missing_bytes, handler.connection_lost, blocks)
     try:
@@ -76,6 +79,7 @@ async def read_body(
     finally:
         receiver.close()
         transport.set_protocol(handler)
+        handler._buffer_paused = False
         if receiver.missing_bytes == 0:
             response.content.feed_eof()
 
