@@ -205,15 +205,23 @@ class Downloads:
         """For all that is on its way together; what nobody has asked for gives way. Raises
         StorageFailed.
         """
-        was_admitted, arrival.is_admitted = arrival.is_admitted, True
+        if not arrival.is_asked:
+            await self._check_room_ahead(arrival)
+            return
+        arrival.is_admitted = True
         try:
-            if arrival.is_asked:
-                await self._make_way_for_asked()
-            elif not was_admitted:
-                await self._room.check_room(int(self.crowd.coming_bytes() / AHEAD_ROOM_SHARE))
+            await self._make_way_for_asked()
         except StorageFailed:
             arrival.is_admitted = False
             raise
+
+    async def _check_room_ahead(self, arrival: Arrival) -> None:
+        """By what a manifest claims: nothing counts for others before there is room for it."""
+        if not arrival.is_admitted:
+            own_bytes = arrival.missing_bytes()
+            coming_bytes = int((self.crowd.coming_bytes() + own_bytes) / AHEAD_ROOM_SHARE)
+            await self._room.check_room(coming_bytes, own_bytes)
+        arrival.is_admitted = True
 
     async def _make_way_for_asked(self) -> None:
         try:

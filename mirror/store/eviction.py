@@ -76,15 +76,18 @@ class Eviction:
 
     async def open(self) -> None:
         """Takes stock. An index that fails knows no order: nothing goes until it does."""
-        with suppress(StorageFailed):
+        with suppress(StorageFailed, OSError):
             await self._settle()
+        with suppress(StorageFailed):
             self._usage.add(*await self._index.usage())
             self._floor = await self._index.lowest_rank()
         self._due.set()  # there may be less room than there was
         self._task = asyncio.get_running_loop().create_task(self._run(), name="eviction")
 
     async def _settle(self) -> None:
-        """Blobs that were committed as an earlier process was killed. Raises StorageFailed."""
+        """Blobs that were committed as an earlier process was killed. Raises StorageFailed, or
+        OSError.
+        """
         for digest in list(self._store.leftovers.committed):
             handle = await self._store.find(digest)
             if handle is not None:
@@ -124,9 +127,11 @@ class Eviction:
                     "their way"
                 )
 
-    async def check_room(self, coming_bytes: int) -> None:
-        """That there is as much without anything going. Raises StorageFailed."""
-        if await self._lacking_bytes(coming_bytes) > 0:
+    async def check_room(self, coming_bytes: int, more_bytes: int) -> None:
+        """That there is as much without anything going; `more_bytes` of it do not count as arriving
+        yet. Raises StorageFailed.
+        """
+        if await self._lacking_bytes(coming_bytes) > 0 or self._surplus_bytes(more_bytes) > 0:
             raise StorageFailed(f"this mirror's disk has no {coming_bytes} bytes to spare")
 
     def _most_bytes(self) -> int:
