@@ -73,13 +73,20 @@ def version() -> None:
     typer.echo(__version__)
 
 
-@app.callback()
-def _options(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if show_version:
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
         version()
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Before any command."""
 
 
 def _allow_descriptors() -> None:

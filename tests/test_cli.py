@@ -56,6 +56,12 @@ def test_without_a_file_the_defaults_are_checked() -> None:
     assert "docker.io" in result.stdout
 
 
+@pytest.mark.parametrize("argument", ["--version", "version"])
+def test_the_version_is_told(argument: str) -> None:
+    result = mirror(argument)
+    assert (result.exit_code, result.stdout) == (0, f"{__version__}\n")
+
+
 @pytest.mark.parametrize("command", ["check-config", "serve"])
 def test_each_mistake_is_a_line_on_stderr(tmp_path: Path, command: str) -> None:
     file = config(tmp_path, "listn: x\noffline: perhaps")
