@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,18 +19,6 @@ from mirror.store.schema import IndexTooNew
 HERE, THERE = Repository("docker.io", "org/app"), Repository("quay.io", "org/app")
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two", "sha512")
 LATEST = Tag("latest")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "index.db"
-
-
-@pytest.fixture
-async def index(path: Path) -> AsyncIterator[Index]:
-    index = await Index.open(path)
-    yield index
-    await index.aclose()
 
 
 async def test_usage_counts_each_blob_once(index: Index) -> None:
@@ -63,12 +50,12 @@ async def test_the_newest_lists_are_kept(index: Index, monkeypatch: pytest.Monke
     assert await index.listing(THERE, "question 4") is None
 
 
-async def test_a_current_index_opens_without_a_write(path: Path) -> None:
-    await (await Index.open(path)).aclose()
-    with sqlite3.connect(path) as writer:
+async def test_a_current_index_opens_without_a_write(index_file: Path) -> None:
+    await (await Index.open(index_file)).aclose()
+    with sqlite3.connect(index_file) as writer:
         writer.execute("BEGIN IMMEDIATE")
         async with asyncio.timeout(3):
-            second = await Index.open(path)
+            second = await Index.open(index_file)
         await second.ping()
         await second.aclose()
     writer.close()
@@ -93,8 +80,8 @@ async def test_repositories_are_those_of_tags_and_contents(index: Index) -> None
     assert await index.repositories("ghcr.io") == []
 
 
-async def test_everything_is_there_after_closing(path: Path) -> None:
-    first = await Index.open(path)
+async def test_everything_is_there_after_closing(index_file: Path) -> None:
+    first = await Index.open(index_file)
     await first.add_blob(ONE, 10, 1.0)
     link = Link(Descriptor(ONE, "a/type", 10), proven=True)
     await first.link(HERE, [link])
@@ -102,7 +89,7 @@ async def test_everything_is_there_after_closing(path: Path) -> None:
     await first.set_listing(HERE, "question", RememberedListing(b"[]", {}, 2.5))
     await first.aclose()
     for _ in range(2):
-        second = await Index.open(path)
+        second = await Index.open(index_file)
         assert await second.usage() == (1, 10)
         assert await second.linked(HERE, [ONE]) == [link]
         assert await second.tag(HERE, LATEST) == RememberedTag(ONE, 1.5)
@@ -110,23 +97,23 @@ async def test_everything_is_there_after_closing(path: Path) -> None:
         await second.aclose()
 
 
-async def test_an_index_of_a_later_version_is_left_alone(path: Path) -> None:
-    await (await Index.open(path)).aclose()
-    with sqlite3.connect(path) as connection:
+async def test_an_index_of_a_later_version_is_left_alone(index_file: Path) -> None:
+    await (await Index.open(index_file)).aclose()
+    with sqlite3.connect(index_file) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(IndexTooNew, match="99"):
-        await Index.open(path)
+        await Index.open(index_file)
 
 
-async def test_a_file_that_is_no_index_is_a_storage_failure(path: Path) -> None:
-    await asyncio.to_thread(path.write_bytes, b"this is no database" * 1000)
+async def test_a_file_that_is_no_index_is_a_storage_failure(index_file: Path) -> None:
+    await asyncio.to_thread(index_file.write_bytes, b"this is no database" * 1000)
     with pytest.raises(StorageFailed, match="index"):
-        await Index.open(path)
+        await Index.open(index_file)
 
 
-async def test_an_index_that_breaks_is_a_storage_failure(index: Index, path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+async def test_an_index_that_breaks_is_a_storage_failure(index: Index, index_file: Path) -> None:
+    with sqlite3.connect(index_file) as connection:
         connection.execute("DROP TABLE tags")
     connection.close()
     with pytest.raises(StorageFailed, match="operator"):
@@ -136,16 +123,16 @@ async def test_an_index_that_breaks_is_a_storage_failure(index: Index, path: Pat
     assert await index.usage() == (0, 0)
 
 
-async def test_failures_are_counted_each_and_told_once_in_a_while(path: Path) -> None:
+async def test_failures_are_counted_each_and_told_once_in_a_while(index_file: Path) -> None:
     counted = 0
 
     def count() -> None:
         nonlocal counted
         counted += 1
 
-    index = await Index.open(path, count)
+    index = await Index.open(index_file, count)
     await index.ping()
-    with sqlite3.connect(path) as connection:
+    with sqlite3.connect(index_file) as connection:
         connection.execute("DROP TABLE tags")
     connection.close()
     with structlog.testing.capture_logs() as logs:
@@ -183,24 +170,24 @@ FIRST_VERSION = """
 
 
 async def test_an_index_of_the_first_version_becomes_a_current_one(
-    path: Path, tmp_path: Path
+    index_file: Path, tmp_path: Path
 ) -> None:
-    old = sqlite3.connect(path)
+    old = sqlite3.connect(index_file)
     old.executescript(FIRST_VERSION)
     old.execute("INSERT INTO blobs VALUES (?, 10, 1.0)", [str(ONE)])
     old.commit()
     old.close()
-    index = await Index.open(path)
+    index = await Index.open(index_file)
     assert await index.usage() == (1, 10)
     assert await index.blobs_to_check(1.0, 10) == [ONE], "nobody knows when it was checked"
     await index.aclose()
     await (await Index.open(tmp_path / "new.db")).aclose()
-    assert shape_of(path) == shape_of(tmp_path / "new.db")
+    assert shape_of(index_file) == shape_of(tmp_path / "new.db")
 
 
-def shape_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
+def shape_of(index_file: Path) -> dict[str, list[tuple[object, ...]]]:
     """The columns of each table and index."""
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(sqlite3.connect(index_file)) as connection:
         names = connection.execute("SELECT name FROM sqlite_master").fetchall()
         return {
             name: sorted(
@@ -212,22 +199,22 @@ def shape_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
-async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
-    old = sqlite3.connect(path)
+async def test_a_migration_that_fails_changes_nothing(index_file: Path) -> None:
+    old = sqlite3.connect(index_file)
     old.executescript(FIRST_VERSION + "DROP TABLE links;")
     old.close()
     for _ in range(2):
-        before = shape_of(path)
+        before = shape_of(index_file)
         with pytest.raises(StorageFailed):
-            await Index.open(path)
-        assert shape_of(path) == before
+            await Index.open(index_file)
+        assert shape_of(index_file) == before
 
 
 async def test_another_programs_lock_holds_up_one_change_and_no_question(
-    index: Index, path: Path
+    index: Index, index_file: Path
 ) -> None:
     await index.set_tag(HERE, LATEST, RememberedTag(ONE, 1.5))
-    with closing(sqlite3.connect(path)) as other:
+    with closing(sqlite3.connect(index_file)) as other:
         other.execute("BEGIN IMMEDIATE")
         started = asyncio.get_running_loop().time()
         for _ in range(20):
@@ -250,13 +237,13 @@ async def test_another_programs_lock_holds_up_one_change_and_no_question(
     ],
 )
 async def test_what_makes_no_sense_is_a_failure_of_the_index(
-    index: Index, path: Path, statement: str
+    index: Index, index_file: Path, statement: str
 ) -> None:
     await index.set_tag(HERE, LATEST, RememberedTag(ONE, 1.5))
     await index.link(HERE, [Link(Descriptor(ONE, "x", 1), proven=True)])
     await index.add_blob(ONE, 10, 1.0)
     await index.set_listing(HERE, "q", RememberedListing(b"[]", {}, 1.0))
-    with closing(sqlite3.connect(path)) as other, other:
+    with closing(sqlite3.connect(index_file)) as other, other:
         other.execute(statement)
     failures = 0
     for question in (
