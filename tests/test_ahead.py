@@ -159,8 +159,11 @@ async def test_so_many_at_once_and_no_more(
 ) -> None:
     monkeypatch.setattr(shares, "MAX_AHEAD", 3)
     image = registry.add_image(APP, layers=LAYERS)
-    registry.fail(Delay(0.02), kind="blob")
+    gate = Gate(1000)
+    registry.fail(gate, kind="blob")
     await ask_for(house)
+    await registry.until(lambda: sum(seen.held for seen in registry.requests) == 3)
+    gate.open()
     await until_all_stored(house, image)
     assert registry.most_at_once == 3
 

@@ -68,8 +68,7 @@ class HttpServer(Journal):
             writer.transport.abort()
         await asyncio.gather(*talks, return_exceptions=True)
         for writer in talks.values():
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            await _closed(writer)
         await server.wait_closed()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -84,7 +83,8 @@ class HttpServer(Journal):
             while await self._serve_one(reader, writer):
                 pass
             writer.close()
-            await writer.wait_closed()
+            # Whoever is cancelled while waiting takes the wait of all others along.
+            await asyncio.shield(_closed(writer))
         except (OSError, asyncio.CancelledError):
             pass  # by `stop`; start_server's own callback (3.11) chokes on a cancelled task
         except Exception as error:  # shown at the end of the test, not lost in a log
@@ -110,6 +110,11 @@ class HttpServer(Journal):
         asked_to_close = seen.headers.get("Connection", "").lower() == "close"
         wrong_on_the_wire = delivery.length_delta != 0 or delivery.length == "untold"
         return not (asked_to_close or wrong_on_the_wire or delivery.end)
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 class _Exchange:

@@ -1,8 +1,10 @@
 """The fake registry does what it says; else no test that leans on it means much."""
 
 import asyncio
+import contextlib
 import json
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator
 
@@ -324,11 +326,34 @@ async def test_down_and_up_again_on_the_same_port(registry: FakeRegistry) -> Non
     assert (await raw_get(url)).body == DATA
 
 
-async def test_tls() -> None:
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's, and one for clients that trust it."""
     authority = trustme.CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(server)
     authority.configure_trust(client)
+    return server, client
+
+
+async def test_it_can_be_stopped_while_a_connection_is_being_closed() -> None:
+    """pytest leaves out what else it has to tear down when a fixture ends cancelled."""
+    server, client = tls_contexts()
+    async with FakeRegistry(tls=server) as registry:
+        path = f"/v2/{APP}/blobs/{registry.add_blob(APP, b'some')}"
+        plain = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", registry.port))
+        talking = await asyncio.to_thread(client.wrap_socket, plain, server_hostname="127.0.0.1")
+        with contextlib.closing(talking):
+            request = f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            await asyncio.to_thread(talking.sendall, request.encode())
+            answer = b""
+            while not answer.endswith(b"some"):
+                answer += await asyncio.to_thread(talking.recv, 1000)
+            await asyncio.sleep(0.05)  # the other side says that it closes, and waits for ours
+            await registry.stop()
+
+
+async def test_tls() -> None:
+    server, client = tls_contexts()
     async with FakeRegistry(tls=server) as registry:
         registry.add_blob(APP, DATA)
         assert (await raw_get(blob_url(registry), tls=client)).body == DATA
