@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from mirror import __version__
+from mirror.durations import Durations
 from mirror.pulls import RepositoryPulls
 
 NO_UPSTREAM = "-"
@@ -63,6 +64,12 @@ class Metrics:
         self._count_blobs()
         self._watch_the_disk()
         self._keep_series_at_hand()
+        self._settle: list[Callable[[], None]] = []
+
+    def _first_bytes(self, name: str, documentation: str) -> Durations:
+        durations = Durations(name, documentation, _FOR_EACH, _FIRST_BYTE_BUCKETS_SECONDS)
+        self._registry.register(durations)
+        return durations
 
     def _count_answers(self) -> None:
         self._requests = self._counter(
@@ -71,11 +78,9 @@ class Metrics:
         self._client_bytes = self._counter(
             "mirror_client_bytes", "Body bytes sent to clients", _FOR_EACH
         )
-        self._client_first_byte = self._histogram(
+        self._client_first_byte = self._first_bytes(
             "mirror_client_first_byte_seconds",
             "From a client's request to the first byte of the answer",
-            _FOR_EACH,
-            buckets=_FIRST_BYTE_BUCKETS_SECONDS,
         )
         self.connections_refused = self._counter(
             "mirror_connections_refused", "Connections that there was no room for"
@@ -95,11 +100,9 @@ class Metrics:
             "Body bytes of blobs that came before any client asked for them",
             ["upstream"],
         )
-        self._upstream_first_byte = self._histogram(
+        self._upstream_first_byte = self._first_bytes(
             "mirror_upstream_first_byte_seconds",
             "From a request sent upstream to the first byte of its answer",
-            _FOR_EACH,
-            buckets=_FIRST_BYTE_BUCKETS_SECONDS,
         )
         self._digest_mismatches = self._counter(
             "mirror_digest_mismatches",
@@ -188,19 +191,30 @@ class Metrics:
             )
         )
         self._client_bytes_of = lru_cache(maxsize=None)(self._client_bytes.labels)
-        self._client_first_byte_of = lru_cache(maxsize=None)(self._client_first_byte.labels)
         self._pulls_saved_of = lru_cache(maxsize=None)(self._pulls_saved.labels)
 
-    def answered(
-        self, upstream: str, kind: str, method: str, status: int, cache: Cache, sent_bytes: int
-    ) -> None:
-        method = method if method in _METHODS else "OTHER"
-        self._requests_of(upstream, kind, method, status, cache).inc()
-        if sent_bytes:
-            self._client_bytes_of(upstream, kind).inc(sent_bytes)
+    def before_reading(self, settle: Callable[[], None]) -> None:
+        """Lets somebody who counts apart add to the counts before they are shown."""
+        self._settle.append(settle)
 
-    def first_byte_sent(self, upstream: str, kind: str, seconds: float) -> None:
-        self._client_first_byte_of(upstream, kind).observe(seconds)
+    def answered(
+        self,
+        upstream: str,
+        kind: str,
+        method: str,
+        status: int,
+        cache: Cache,
+        sent_bytes: int,
+        times: int = 1,
+    ) -> None:
+        """`sent_bytes` each time."""
+        method = method if method in _METHODS else "OTHER"
+        self._requests_of(upstream, kind, method, status, cache).inc(times)
+        if sent_bytes:
+            self._client_bytes_of(upstream, kind).inc(sent_bytes * times)
+
+    def first_byte_sent(self, upstream: str, kind: str, seconds: float, times: int = 1) -> None:
+        self._client_first_byte.note((upstream, kind), seconds, times)
 
     def upstream_answered(
         self, upstream: str, kind: str, method: str, status: int, seconds: float
@@ -208,7 +222,7 @@ class Metrics:
         """`status` 0 when there was no answer."""
         self._upstream_requests.labels(upstream, kind, method, str(status)).inc()
         if status:
-            self._upstream_first_byte.labels(upstream, kind).observe(seconds)
+            self._upstream_first_byte.note((upstream, kind), seconds)
 
     def upstream_received(self, upstream: str, kind: str, received_bytes: int) -> None:
         self._upstream_bytes.labels(upstream, kind).inc(received_bytes)
@@ -232,9 +246,9 @@ class Metrics:
         self._pulls_spent.labels(upstream, account).inc()
         self._repository_pulls.count(upstream, repository, "spent")
 
-    def pull_saved(self, upstream: str, repository: str) -> None:
-        self._pulls_saved_of(upstream).inc()
-        self._repository_pulls.count(upstream, repository, "saved")
+    def pull_saved(self, upstream: str, repository: str, times: int = 1) -> None:
+        self._pulls_saved_of(upstream).inc(times)
+        self._repository_pulls.count(upstream, repository, "saved", times)
 
     def circuit(self, upstream: str, endpoint: str, request_class: str, *, is_open: bool) -> None:
         self._circuit_open.labels(upstream, endpoint, request_class).set(int(is_open))
@@ -259,4 +273,6 @@ class Metrics:
 
     def render(self) -> bytes:
         """The Prometheus text format."""
+        for settle in self._settle:
+            settle()
         return generate_latest(self._registry)

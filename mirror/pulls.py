@@ -20,7 +20,7 @@ class RepositoryPulls(Collector):
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, Counter[str]]] = {}
 
-    def count(self, upstream: str, repository: str, outcome: str) -> None:
+    def count(self, upstream: str, repository: str, outcome: str, times: int = 1) -> None:
         """`outcome` is `spent` or `saved`."""
         counts = self._counts.setdefault(upstream, {})
         if repository not in counts and len(counts) >= MAX_COUNTED:
@@ -28,7 +28,7 @@ class RepositoryPulls(Collector):
         counted = counts.get(repository)
         if counted is None:
             counted = counts[repository] = Counter()
-        counted[outcome] += 1
+        counted[outcome] += times
 
     def collect(self) -> Iterable[Metric]:
         shown = GaugeMetricFamily(

@@ -8,7 +8,7 @@ from functools import partial
 from mirror.downloads.downloads import Downloads
 from mirror.manifest import Descriptor
 from mirror.metrics import Metrics
-from mirror.names import Repository
+from mirror.names import Digest, Repository
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
 from mirror.proxy.ahead import Ahead
@@ -19,6 +19,7 @@ from mirror.proxy.manifests import Manifests
 from mirror.proxy.suspicions import Suspicions
 from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction
+from mirror.store.handles import StoredBlob
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
 from mirror.store.scrub import Scrub
@@ -72,6 +73,10 @@ class Proxy:
     async def catalog(self, upstream: str | None) -> list[Repository]:
         """What is cached, by name. Raises StorageFailed."""
         return await self._index.repositories(upstream)
+
+    def find_open(self, digest: Digest) -> StoredBlob | None:
+        """A stored blob that is open already, and still what it was; the caller closes it."""
+        return self._store.find_open(digest)
 
     async def check_ready(self) -> None:
         """Raises StorageFailed when the disk or the index does not let us serve."""

@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, web
 
 from mirror.byteranges import ByteRange, resolve
 from mirror.downloads.passthrough import PassThrough
-from mirror.downloads.reader import BlobReader
+from mirror.downloads.reader import BlobReader, StoredReader
 from mirror.errors import MirrorError, StorageFailed, UpstreamBroken
 from mirror.manifest import BLOB_TYPE
 from mirror.metrics import Cache, Metrics
@@ -21,7 +21,7 @@ from mirror.names import Digest
 from mirror.proxy.blobs import BlobReply
 from mirror.store.disk import storage_failed
 from mirror.web.replies import content_headers
-from mirror.web.request import FACTS
+from mirror.web.request import FACTS, FilePart
 
 # One sendfile at most; a client that takes longer than the time-out for it has gone or is hostile.
 SLICE_BYTES = 8 * 1024 * 1024
@@ -55,7 +55,7 @@ async def send_blob(
     sender = _Sender(request, content, reply.direct, metrics)
     if len(ranges) > 1:
         return await sender.send_parts(ranges, size_bytes or 0, headers)
-    return await sender.send_one(ranges[0] if ranges else None, size_bytes, headers)
+    return await sender.send_one(digest, ranges[0] if ranges else None, size_bytes, headers)
 
 
 async def _sized(
@@ -106,7 +106,11 @@ class _Sender:
         self._facts = request[FACTS]
 
     async def send_one(
-        self, part: ByteRange | None, size_bytes: int | None, headers: dict[str, str]
+        self,
+        digest: Digest,
+        part: ByteRange | None,
+        size_bytes: int | None,
+        headers: dict[str, str],
     ) -> web.StreamResponse:
         """The whole (200), or one range (206)."""
         status, start, end = 200, 0, size_bytes
@@ -126,6 +130,8 @@ class _Sender:
         if end == start and not isinstance(self._content, PassThrough):
             # Nothing could be held back of it.
             await self._content.readable(start, None, completes=True)
+        if isinstance(self._content, StoredReader) and end is not None:
+            self._facts.file = FilePart(digest, start, end - start, is_whole=part is None)
         await self._prepare(response)
         async with _cut_short_on_error(self):
             completes = part is None or _completes(part)
@@ -197,6 +203,7 @@ class _Sender:
             except StorageFailed:
                 self._content.doubt()
                 start += self._facts.sent_bytes - sent_before
+                self._facts.file = None
                 self._facts.cache = Cache.UNSTORED
             except OSError as error:
                 if error.errno == errno.EIO:  # nobody tells how much of the slice went out
@@ -244,7 +251,9 @@ class _Sender:
                 loop = asyncio.get_running_loop()
                 return await loop.sendfile(transport, reader.file, start, count, fallback=False)
         except asyncio.SendfileNotAvailableError:
-            pass  # not on this file system, not to this client, or the client has hung up
+            self._facts.file = (
+                None  # not on this file system, not to this client, or the client has hung up
+            )
         count = min(count, COPY_BYTES)
         try:
             data = await asyncio.to_thread(os.pread, reader.file.fileno(), count, start)

@@ -10,6 +10,7 @@ from aiohttp import web
 from mirror.errors import MirrorError, RequestInvalid
 from mirror.web.places import TAKE_SECONDS, Places, place_of, turn_away
 from mirror.web.repeats import is_one_head
+from mirror.web.replay import SEND_SECONDS
 
 MAX_REQUEST_LINE_BYTES = 16 * 1024
 # containers/image writes up to 1,024 ranges into one header.
@@ -29,14 +30,27 @@ class Answerer(Protocol):
     def refuse(self, request: web.BaseRequest, error: MirrorError) -> web.Response:
         """The answer to what is no request."""
 
-    def repeat(self, head: bytes, client: str) -> bytes | None:
-        """A whole answer, as it is written, to a request that came before in just these bytes."""
+    def repeat(
+        self, head: bytes, transport: asyncio.Transport, client: str
+    ) -> asyncio.Task[None] | bool:
+        """Whether a request that came before in just these bytes is answered with this; a task
+        where the answer is still on its way.
+        """
 
 
 class Connection(web.RequestHandler):
     """What is wrong in a request's form is refused in our own words."""
 
-    __slots__ = ("_answerer", "_client", "_is_plain", "_place", "_places", "_taking", "head")
+    __slots__ = (
+        "_answerer",
+        "_client",
+        "_is_plain",
+        "_place",
+        "_places",
+        "_sending",
+        "_taking",
+        "head",
+    )
 
     def __init__(self, manager: web.Server, answerer: Answerer, places: Places) -> None:
         super().__init__(
@@ -54,6 +68,8 @@ class Connection(web.RequestHandler):
         self._place: str | None = None
         self._client = ""
         self._taking: asyncio.TimerHandle | None = None
+        # An answer that is given again and still on its way; nothing is read meanwhile.
+        self._sending: asyncio.Task[None] | None = None
         # Each request so far came in one piece, and had no body.
         self._is_plain = True
         # The request under way, where it did so, too, and nothing came after it.
@@ -71,6 +87,8 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
         if self._place is not None:
             self._places.give_back(self._place)
             self._place = None
@@ -130,12 +148,24 @@ class Connection(web.RequestHandler):
         return len(self._messages) == 1 and self._messages[0][1].is_eof()
 
     def _is_repeated(self, head: bytes) -> bool:
-        answer = self._answerer.repeat(head, self._client)
-        if answer is None or not isinstance(self.transport, asyncio.Transport):
+        transport = self.transport
+        if not isinstance(transport, asyncio.Transport):
             return False
-        self.transport.write(answer)
+        answered = self._answerer.repeat(head, transport, self._client)
+        if isinstance(answered, asyncio.Task):
+            self._sending = answered
+            transport.pause_reading()
+            self._next_keepalive_close_time = self._loop.time() + SEND_SECONDS
+            answered.add_done_callback(self._note_sent)
+        elif answered:
+            self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+        return bool(answered)
+
+    def _note_sent(self, _task: asyncio.Task[None]) -> None:
+        self._sending = None
         self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
-        return True
+        if isinstance(self.transport, asyncio.Transport) and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _stop_clock(self) -> None:
         if self._taking is not None:

@@ -5,15 +5,22 @@ import time
 import structlog
 
 from mirror.metrics import Metrics
+from mirror.web.repeats import Log, Repeat
 from mirror.web.request import Facts
 
 CLIENT_CLOSED_REQUEST = 499
+
+
+# Repeats that may wait for their counts, bodies and all.
+MAX_UNCOUNTED = 1000
 
 
 class Journal:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._log = structlog.get_logger().bind()
+        self._uncounted: set[Repeat] = set()
+        metrics.before_reading(self._count_repeats)
 
     def record(self, facts: Facts, method: str, client: str) -> None:
         """Probes and pages about the mirror itself are not counted."""
@@ -22,25 +29,58 @@ class Journal:
         if facts.probe is not None:
             self._log.debug("probe", path=facts.probe, status=status, seconds=seconds)
             return
-        address = facts.address
-        kind = address.kind.value
-        self._metrics.answered(facts.upstream, kind, method, status, facts.cache, facts.sent_bytes)
-        if facts.is_pull_saved and address.repository is not None:
-            self._metrics.pull_saved(facts.upstream, address.repository.name)
-        fields: dict[str, object] = {
-            "method": method[:16],
-            "kind": kind,
-            "upstream": facts.upstream,
-            "repository": address.repository.name if address.repository else "",
-            "reference": str(address.reference or ""),
-            "status": status,
-            "bytes": facts.sent_bytes,
-            "seconds": seconds,
-            "cache": facts.cache.value,
-            "client": client,
-        }
+        self._count(facts, method, times=1)
+        fields = _fields(facts, method)
         if facts.cut_short:
             fields["cut_short"] = True
         if facts.error is not None:
             fields["error"] = facts.error
-        self._log.info("request", **fields)
+        sent_bytes = facts.sent_bytes
+        self._log.info("request", **fields, bytes=sent_bytes, seconds=seconds, client=client)
+
+    def log_for_repeats(self, facts: Facts, method: str) -> Log:
+        """A log for an answer that will be given again."""
+        log: Log = self._log.bind(**_fields(facts, method))
+        return log
+
+    def record_repeat(self, repeat: Repeat, client: str, seconds: float) -> None:
+        """One that was answered from memory: what is counted for it waits until somebody reads."""
+        repeat.times += 1
+        self._uncounted.add(repeat)
+        if len(self._uncounted) >= MAX_UNCOUNTED:
+            self._count_repeats()
+        repeat.log.info(
+            "request", bytes=repeat.given.sent_bytes, seconds=round(seconds, 4), client=client
+        )
+
+    def _count_repeats(self) -> None:
+        while self._uncounted:
+            repeat = self._uncounted.pop()
+            times, repeat.times = repeat.times, 0
+            facts = repeat.given
+            # Nothing is waited for, so that all of them fall into the first bucket.
+            self._metrics.first_byte_sent(facts.upstream, facts.address.kind.value, 0.0, times)
+            self._count(facts, repeat.method, times)
+
+    def _count(self, facts: Facts, method: str, times: int) -> None:
+        address, upstream = facts.address, facts.upstream
+        status = facts.status or CLIENT_CLOSED_REQUEST
+        self._metrics.answered(
+            upstream, address.kind.value, method, status, facts.cache, facts.sent_bytes, times
+        )
+        if facts.is_pull_saved and address.repository is not None:
+            self._metrics.pull_saved(upstream, address.repository.name, times)
+
+
+def _fields(facts: Facts, method: str) -> dict[str, object]:
+    """What a request's log line tells but for the moment, the client, and what it got."""
+    address = facts.address
+    return {
+        "method": method[:16],
+        "kind": address.kind.value,
+        "upstream": facts.upstream,
+        "repository": address.repository.name if address.repository else "",
+        "reference": str(address.reference or ""),
+        "status": facts.status or CLIENT_CLOSED_REQUEST,
+        "cache": facts.cache.value,
+    }

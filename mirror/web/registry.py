@@ -19,6 +19,7 @@ from mirror.metrics import Cache, Metrics
 from mirror.names import Digest, Reference, Repository
 from mirror.proxy.listings import FILTERS_APPLIED, Listing
 from mirror.proxy.proxy import Proxy
+from mirror.store.handles import StoredBlob
 from mirror.web.blobs import send_blob
 from mirror.web.replies import (
     base_headers,
@@ -78,6 +79,14 @@ class Registry:
             raise UpstreamUnreachable(
                 facts.upstream, "has not answered yet; what was asked for goes on, so try again"
             ) from None
+
+    def find_open(self, digest: Digest) -> StoredBlob | None:
+        """A stored blob that is open already, and still what it was."""
+        return self._proxy.find_open(digest)
+
+    def note_given(self, digest: Digest, client: str) -> None:
+        """The whole of a stored blob has gone to this client."""
+        self._proxy.suspicions.note_given(digest, client)
 
     def _address(self, request: web.BaseRequest, facts: Facts) -> Address:
         """Raises MirrorError; `facts` then tell the upstream as far as it was understood."""
@@ -141,7 +150,7 @@ class Registry:
                 return web.Response(status=304, headers={**headers, **content_headers(digest)})
             response = await send_blob(request, reply, digest, headers, self._metrics)
             if isinstance(reply.content, StoredReader) and _is_whole(response, facts):
-                self._proxy.suspicions.note_given(digest, request.remote or "")
+                self.note_given(digest, request.remote or "")
             return response
         finally:
             if not isinstance(reply.content, bytes | PassThrough):

@@ -5,9 +5,11 @@ request up. Only what was understood once, has no body and leaves its connection
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
+import structlog
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from cachetools import LRUCache
@@ -19,14 +21,21 @@ from mirror.web.request import FACTS, Facts
 REPEAT_SECONDS = 5.0
 REPEATS_BYTES = 32 * 1024 * 1024
 MAX_REQUEST_BYTES = 4096
+# What is longer takes its time anyway, and is sent in slices.
+FILE_BYTES = 8 * 1024 * 1024
 # Headers and objects beside a request and an answer's body.
 _OVERHEAD_BYTES = 2048
 _END_OF_HEAD = b"\r\n\r\n"
 
+Log = structlog.typing.FilteringBoundLogger
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class Repeat:
-    """An answer as it was given, but for its date."""
+    """An answer as it was given, but for its date: with its body, or where that lies in a file.
+
+    `log` has what its log lines share; so many `times` it was given again and is not counted yet.
+    """
 
     method: str
     given: Facts
@@ -34,18 +43,16 @@ class Repeat:
     body: bytes
     until: float
     held_bytes: int
+    log: Log
+    times: int = 0
 
     def facts(self) -> Facts:
-        """Of one more time."""
-        return Facts(
-            address=self.given.address,
-            cache=self.given.cache,
-            status=self.given.status,
-            sent_bytes=len(self.body),
-            is_pull_saved=self.given.is_pull_saved,
-        )
+        """Of one more time; what was sent is for the sender to say."""
+        given = self.given
+        return Facts(address=given.address, cache=given.cache, status=given.status)
 
     def written(self) -> bytes:
+        """But for what is in a file."""
         date = rfc822_formatted_time().encode()
         return b"".join((self.head, b"Date: ", date, _END_OF_HEAD, self.body))
 
@@ -53,29 +60,32 @@ class Repeat:
 class Repeats:
     """Bounded in bytes; `until` counts on the monotonic clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_for: Callable[[Facts, str], Log]) -> None:
+        self._log_for = log_for
         self._known: LRUCache[bytes, Repeat] = LRUCache(
             REPEATS_BYTES, getsizeof=lambda repeat: repeat.held_bytes
         )
 
-    def find(self, request: bytes) -> Repeat | None:
+    def find(self, request: bytes, now: float) -> Repeat | None:
         """By all that the client sent."""
         repeat = self._known.get(request)
-        return repeat if repeat is not None and time.monotonic() < repeat.until else None
+        return repeat if repeat is not None and now < repeat.until else None
 
-    def keep(self, request: bytes, parsed: web.BaseRequest, response: web.Response) -> None:
+    def keep(self, request: bytes, parsed: web.BaseRequest, response: web.StreamResponse) -> None:
         """Where its facts allow it."""
         facts = parsed[FACTS]
-        if facts.repeat_until is None or not _can_come_again(parsed) or response.status != 200:
+        if facts.repeat_until is None or not _can_come_again(parsed):
             return
-        body = response.body if isinstance(response.body, bytes) else b""
+        body = _body_of(response, facts)
+        if body is None:
+            return
         until = min(facts.repeat_until, time.monotonic() + REPEAT_SECONDS)
-        if len(body) <= WRITE_BYTES:
-            sent = b"" if parsed.method == hdrs.METH_HEAD else body
-            head = _head_of(response, len(body))
-            held_bytes = len(request) + len(head) + len(sent) + _OVERHEAD_BYTES
-            given = replace(facts, deadline=None)
-            self._known[request] = Repeat(parsed.method, given, head, sent, until, held_bytes)
+        head = _head_of(response, len(body) if facts.file is None else facts.file.count)
+        sent = b"" if parsed.method == hdrs.METH_HEAD else body
+        held_bytes = len(request) + len(head) + len(sent) + _OVERHEAD_BYTES
+        given = replace(facts, deadline=None, sent_bytes=len(sent))
+        log = self._log_for(facts, parsed.method)
+        self._known[request] = Repeat(parsed.method, given, head, sent, until, held_bytes, log)
 
     def clear(self) -> None:
         self._known.clear()
@@ -98,8 +108,20 @@ def _can_come_again(request: web.BaseRequest) -> bool:
     )
 
 
-def _head_of(response: web.Response, body_bytes: int) -> bytes:
+def _body_of(response: web.StreamResponse, facts: Facts) -> bytes | None:
+    """Nothing, where all of it is in a file; None: not to be given again."""
+    if facts.file is not None:
+        is_all = facts.sent_bytes == facts.file.count <= FILE_BYTES and not facts.cut_short
+        return b"" if is_all else None
+    if not isinstance(response, web.Response) or response.status != HTTPStatus.OK:
+        return None
+    body = response.body if isinstance(response.body, bytes) else b""
+    return body if len(body) <= WRITE_BYTES else None
+
+
+def _head_of(response: web.StreamResponse, body_bytes: int) -> bytes:
     headers = dict(response.headers.items())
+    headers.pop(hdrs.DATE, None)
     headers.setdefault(hdrs.CONTENT_LENGTH, str(body_bytes))
     status = HTTPStatus(response.status)
     lines = [f"HTTP/1.1 {status.value} {status.phrase}"]

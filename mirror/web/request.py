@@ -8,8 +8,19 @@ from aiohttp import web
 
 from mirror.addressing import Address, Kind
 from mirror.metrics import NO_UPSTREAM, Cache, Metrics
+from mirror.names import Digest
 
 NO_ADDRESS = Address(Kind.OTHER)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """The bytes of a stored blob that an answer consists of."""
+
+    digest: Digest
+    start: int
+    count: int
+    is_whole: bool
 
 
 @dataclass(slots=True)
@@ -19,7 +30,7 @@ class Facts:
     `probe` is the path of a page about the mirror itself: logged at debug level, not counted.
     `is_pull_saved`: a manifest was given without a pull upstream. Until `repeat_until`, on the
     monotonic clock, the same request has the same answer, and nobody needs to be asked or looked
-    up for it; None: not even now.
+    up for it; None: not even now. `file` is what sendfile took the whole body from.
     """
 
     address: Address = NO_ADDRESS
@@ -31,6 +42,7 @@ class Facts:
     probe: str | None = None
     is_pull_saved: bool = False
     repeat_until: float | None = None
+    file: FilePart | None = None
     started_at: float = field(default_factory=time.monotonic)
     deadline: asyncio.Timeout | None = None
 

@@ -15,7 +15,7 @@ from mirror.web.connection import FAILED, Connection
 from mirror.web.journal import Journal
 from mirror.web.places import Places, connections_allowed, end_stalled_connections
 from mirror.web.registry import Registry
-from mirror.web.repeats import Repeats
+from mirror.web.replay import Replay
 from mirror.web.replies import WRITE_BYTES, error_reply
 from mirror.web.request import FACTS, Facts
 from mirror.web.status import Status
@@ -45,8 +45,10 @@ class Server:
         self._connections = web.Server(self._handle, handler_cancellation=True)
         self._listener: asyncio.Server | None = None
         self._places = Places(connections_allowed(), metrics)
-        self._repeats = Repeats()
         self._running: set[asyncio.Task[object]] = set()
+        self._replay = Replay(
+            self._journal, metrics, registry.find_open, registry.note_given, self._running
+        )
 
     async def open(self, host: str, port: int) -> int:
         """Returns the port, which the system chooses where 0 is asked for. Raises CannotListen."""
@@ -66,25 +68,24 @@ class Server:
     async def aclose(self, grace_seconds: float) -> None:
         """Lets running answers end within the grace, and tells whoever else asks that it ends."""
         self._status.is_draining = True
-        self._repeats.clear()
+        self._replay.repeats.clear()
         running = set(self._running)
         if running:
             _, late = await asyncio.wait(running, timeout=grace_seconds)
             for task in late:
                 task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=CLOSING_SECONDS)
         if self._listener is not None:
             self._listener.close()
         self._connections.pre_shutdown()
         await self._connections.shutdown(CLOSING_SECONDS)
 
-    def repeat(self, head: bytes, client: str) -> bytes | None:
-        """The answer to a request that came before, recorded like any other."""
-        if (repeat := self._repeats.find(head)) is None:
-            return None
-        facts = repeat.facts()
-        facts.first_byte(self._metrics)
-        self._journal.record(facts, repeat.method, client)
-        return repeat.written()
+    def repeat(
+        self, head: bytes, transport: asyncio.Transport, client: str
+    ) -> asyncio.Task[None] | bool:
+        """See `Replay.answer`."""
+        return self._replay.answer(head, transport, client)
 
     def refuse(self, request: web.BaseRequest, error: MirrorError) -> web.Response:
         """The answer to what is no request; the connection ends with it."""
@@ -124,8 +125,7 @@ class Server:
         try:
             response = await _answer(request, facts, handler)
             facts.status = response.status
-            if isinstance(response, web.Response):
-                self._remember(request, response)
+            self._remember(request, response)
             body = response.body if isinstance(response, web.Response) else None
             if not isinstance(body, bytes) or request.method == "HEAD":
                 return response
@@ -136,11 +136,11 @@ class Server:
         finally:
             self._record(request, facts)
 
-    def _remember(self, request: web.BaseRequest, response: web.Response) -> None:
+    def _remember(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         connection = request.protocol
         head = connection.head if isinstance(connection, Connection) else None
         if head is not None and not self._status.is_draining:
-            self._repeats.keep(head, request, response)
+            self._replay.repeats.keep(head, request, response)
 
     def _record(self, request: web.BaseRequest, facts: Facts) -> None:
         self._journal.record(facts, request.method, request.remote or "")

@@ -1,0 +1,134 @@
+"""Gives answers again: from memory at once, from a file by sendfile as fast as the client takes
+it.
+"""
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from mirror.metrics import Metrics
+from mirror.names import Digest
+from mirror.store.handles import StoredBlob
+from mirror.web.journal import Journal
+from mirror.web.repeats import Repeat, Repeats
+from mirror.web.request import Facts, FilePart
+
+# For a client that takes what it is sent, however slowly.
+SEND_SECONDS = 1800
+
+FindOpen = Callable[[Digest], StoredBlob | None]
+NoteGiven = Callable[[Digest, str], None]
+
+
+class Replay:
+    """`find_open` gives a stored blob that is open already; `note_given` is told of each that a
+    client was given whole. `running` holds the answers that are under way.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        metrics: Metrics,
+        find_open: FindOpen,
+        note_given: NoteGiven,
+        running: set[asyncio.Task[object]],
+    ) -> None:
+        self.repeats = Repeats(journal.log_for_repeats)
+        self._journal = journal
+        self._metrics = metrics
+        self._find_open = find_open
+        self._note_given = note_given
+        self._running = running
+
+    def answer(
+        self, head: bytes, transport: asyncio.Transport, client: str
+    ) -> asyncio.Task[None] | bool:
+        """Whether the request was answered; a task where the answer is still on its way."""
+        started_at = time.monotonic()
+        repeat = self.repeats.find(head, started_at)
+        if repeat is None:
+            return False
+        if repeat.given.file is not None:
+            return self._send_file(repeat, repeat.given.file, transport, client)
+        transport.write(repeat.written())
+        self._journal.record_repeat(repeat, client, time.monotonic() - started_at)
+        return True
+
+    def _send_file(
+        self, repeat: Repeat, part: FilePart, transport: asyncio.Transport, client: str
+    ) -> asyncio.Task[None] | bool:
+        blob = self._find_open(part.digest)
+        if blob is None:
+            return False
+        facts = repeat.facts()
+        facts.first_byte(self._metrics)
+        transport.write(repeat.written())
+        answer = _FileAnswer(blob, part, facts, transport)
+        answer.send_at_once()
+        if facts.sent_bytes == part.count:
+            self._end(answer, repeat, client)
+            return True
+        task = asyncio.create_task(answer.send_rest())  # noqa: TID251 - the server waits for it
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: self._end(answer, repeat, client))
+        return task
+
+    def _end(self, answer: "_FileAnswer", repeat: Repeat, client: str) -> None:
+        answer.blob.close()
+        if answer.part.is_whole and not answer.facts.cut_short:
+            self._note_given(answer.part.digest, client)
+        self._journal.record(answer.facts, repeat.method, client)
+
+
+class _FileAnswer:
+    """One body on its way from a file; `facts.sent_bytes` tells how far it is."""
+
+    def __init__(
+        self, blob: StoredBlob, part: FilePart, facts: Facts, transport: asyncio.Transport
+    ) -> None:
+        self.blob = blob
+        self.part = part
+        self.facts = facts
+        self._transport = transport
+
+    def send_at_once(self) -> None:
+        """What the connection has room for now, where nothing else waits in it."""
+        if self._transport.get_write_buffer_size():
+            return
+        out = self._transport.get_extra_info("socket").fileno()
+        file, part = self.blob.file.fileno(), self.part
+        with suppress(OSError):  # no room, or what `send_rest` will meet as well
+            self.facts.sent_bytes = os.sendfile(out, file, part.start, part.count)
+
+    async def send_rest(self) -> None:
+        """Ends the connection where it cannot be sent."""
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                while self.facts.sent_bytes < self.part.count:
+                    await self._send_more()
+        except (OSError, asyncio.SendfileNotAvailableError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EIO:
+                self.blob.doubt()
+            self._cut_short(repr(error))
+        except asyncio.CancelledError:
+            self._cut_short("this mirror is shutting down")
+            raise
+
+    async def _send_more(self) -> None:
+        start, count = self.part.start + self.facts.sent_bytes, self.part.count
+        rest = count - self.facts.sent_bytes
+        loop = asyncio.get_running_loop()
+        sent = await loop.sendfile(self._transport, self.blob.file, start, rest, fallback=False)
+        if not sent:
+            self.blob.doubt()
+            raise OSError(errno.EIO, "a blob's file is shorter than it was")
+        self.facts.sent_bytes += sent
+
+    def _cut_short(self, error: str) -> None:
+        self.facts.cut_short = True
+        self.facts.error = error
+        self._transport.close()
