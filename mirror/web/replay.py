@@ -111,8 +111,7 @@ class _FileAnswer:
                 while self.facts.sent_bytes < self.part.count:
                     await self._send_more()
         except (OSError, asyncio.SendfileNotAvailableError) as error:
-            if isinstance(error, OSError) and error.errno == errno.EIO:
-                self.blob.doubt()
+            await self._doubt_if_unreadable()
             self._cut_short(repr(error))
         except asyncio.CancelledError:
             self._cut_short("this mirror is shutting down")
@@ -127,6 +126,14 @@ class _FileAnswer:
             self.blob.doubt()
             raise OSError(errno.EIO, "a blob's file is shorter than it was")
         self.facts.sent_bytes += sent
+
+    async def _doubt_if_unreadable(self) -> None:
+        """asyncio does not tell a client that has gone from a disk that fails."""
+        file, position = self.blob.file.fileno(), self.part.start + self.facts.sent_bytes
+        try:
+            await asyncio.to_thread(os.pread, file, 1, position)
+        except OSError:
+            self.blob.doubt()
 
     def _cut_short(self, error: str) -> None:
         self.facts.cut_short = True
