@@ -1,9 +1,12 @@
 """Puts the house together, opens it from the ground up and closes it from the roof down."""
 
+import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from socket import socket
 
 from yarl import URL
 
@@ -23,17 +26,21 @@ from mirror.store.usage import Usage
 from mirror.upstream.body import Blocks
 from mirror.upstream.client import UpstreamClient
 from mirror.upstream.definition import Account, Upstream
+from mirror.web.behind import BehindServer
+from mirror.web.listeners import listening
 from mirror.web.registry import Registry
 from mirror.web.server import Server
 from mirror.web.status import Status
+from mirror.web.tally import Uncounted, add
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[int]:
+async def running(settings: Settings, fronts: socket | None = None) -> AsyncIterator[int]:
     """A serving mirror; the value is its port. No upstream is touched before a client asks.
 
-    On leaving, running answers and downloads may end, both within one `shutdown_grace`. Raises
-    FolderInUse, IndexTooNew, StorageFailed, CannotListen, OSError.
+    `fronts` is a listening Unix socket, for front processes that serve clients in place of this
+    one; the value is 0 then. On leaving, running answers and downloads may end, both within one
+    `shutdown_grace`. Raises FolderInUse, IndexTooNew, StorageFailed, CannotListen, OSError.
     """
     grace = _Grace(settings.shutdown_grace)
     metrics = Metrics()
@@ -68,12 +75,28 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         proxy = Proxy(store, index, quarantine, scrub, usage, eviction, clients, metrics)
         house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
         scrub.open()
-        registry = Registry(_directory(settings), proxy, metrics)
-        server = Server(registry, Status(metrics, proxy.check_ready), metrics)
+        server = _server(settings, proxy, metrics, is_behind=fronts is not None)
         house.push_async_callback(lambda: server.aclose(grace.seconds_left()))
         house.callback(proxy.end_ahead)
-        host, port = settings.listen
-        yield await server.open(host, port)
+        if fronts is not None:
+            await server.open([fronts])
+            yield 0
+        else:
+            sockets = await asyncio.to_thread(listening, *settings.listen)
+            await server.open(sockets)
+            yield sockets[0].getsockname()[1]
+
+
+def _server(
+    settings: Settings, proxy: Proxy, metrics: Metrics, *, is_behind: bool
+) -> Server | BehindServer:
+    """`is_behind` front processes, which count for themselves, and tell."""
+    status = Status(metrics, proxy.check_ready)
+    if not is_behind:
+        return Server(Registry(_directory(settings), proxy, metrics), status, metrics)
+    registry = Registry(_directory(settings), proxy, Uncounted())
+    add_told = partial(add, counts=metrics, note_given=registry.note_given)
+    return BehindServer(registry, status, add_told)
 
 
 class _Grace:

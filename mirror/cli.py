@@ -19,7 +19,7 @@ from mirror.errors import MirrorError
 from mirror.logs import logging_to_stderr
 from mirror.store.folder import FolderInUse
 from mirror.store.schema import IndexTooNew
-from mirror.web.server import CannotListen
+from mirror.web.listeners import CannotListen
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2

@@ -82,7 +82,7 @@ class Metrics:
             "mirror_client_first_byte_seconds",
             "From a client's request to the first byte of the answer",
         )
-        self.connections_refused = self._counter(
+        self._connections_refused = self._counter(
             "mirror_connections_refused", "Connections that there was no room for"
         )
 
@@ -215,6 +215,9 @@ class Metrics:
 
     def first_byte_sent(self, upstream: str, kind: str, seconds: float, times: int = 1) -> None:
         self._client_first_byte.note((upstream, kind), seconds, times)
+
+    def connection_refused(self) -> None:
+        self._connections_refused.inc()
 
     def upstream_answered(
         self, upstream: str, kind: str, method: str, status: int, seconds: float

@@ -4,7 +4,6 @@ that may still be growing.
 
 import asyncio
 import errno
-import os
 import secrets
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -16,18 +15,15 @@ from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.reader import BlobReader, StoredReader
 from mirror.errors import MirrorError, StorageFailed, UpstreamBroken
 from mirror.manifest import BLOB_TYPE
-from mirror.metrics import Cache, Metrics
+from mirror.metrics import Cache
 from mirror.names import Digest
 from mirror.proxy.blobs import BlobReply
-from mirror.store.disk import storage_failed
+from mirror.web.counts import Counts
 from mirror.web.replies import content_headers
 from mirror.web.request import FACTS, FilePart
-
-# One sendfile at most; a client that takes longer than the time-out for it has gone or is hostile.
-SLICE_BYTES = 8 * 1024 * 1024
-SLICE_SECONDS = 1800
-# Where sendfile cannot be used, this much is in memory for each client.
-COPY_BYTES = 256 * 1024
+from mirror.web.slices import SLICE_BYTES, SLICE_SECONDS, send_slice
+from mirror.web.telling import tell_blob
+from mirror.web.told import READS_FILES, TOLD, tell
 
 
 async def send_blob(
@@ -35,7 +31,7 @@ async def send_blob(
     reply: BlobReply,
     digest: Digest,
     headers: dict[str, str],
-    metrics: Metrics,
+    counts: Counts,
 ) -> web.StreamResponse:
     """Answers a GET. Raises MirrorError before the headers are out; after them it cuts the
     connection short, so that the client knows, and can resume.
@@ -52,10 +48,20 @@ async def send_blob(
     if size_bytes is not None:
         ranges = resolve(wanted, size_bytes)
         reply.direct.expect(size_bytes)
-    sender = _Sender(request, content, reply.direct, metrics)
+    part = ranges[0] if ranges else None
+    if (
+        request.get(READS_FILES)
+        and len(ranges) <= 1
+        and not isinstance(content, bytes | PassThrough)
+    ):
+        completes = part is None or _completes(part)
+        return await tell_blob(
+            request, content, digest, part, size_bytes, headers, completes=completes
+        )
+    sender = _Sender(request, content, reply.direct, counts)
     if len(ranges) > 1:
         return await sender.send_parts(ranges, size_bytes or 0, headers)
-    return await sender.send_one(digest, ranges[0] if ranges else None, size_bytes, headers)
+    return await sender.send_one(digest, part, size_bytes, headers)
 
 
 async def _sized(
@@ -97,12 +103,12 @@ class _Sender:
         request: web.BaseRequest,
         content: bytes | BlobReader | PassThrough,
         direct: PassThrough,
-        metrics: Metrics,
+        counts: Counts,
     ) -> None:
         self._request = request
         self._content = content
         self._direct = direct
-        self._metrics = metrics
+        self._counts = counts
         self._facts = request[FACTS]
 
     async def send_one(
@@ -118,7 +124,7 @@ class _Sender:
             status, start, end = 206, part.start, part.end
             headers["Content-Range"] = part.content_range(size_bytes)
         if isinstance(self._content, bytes):
-            self._facts.first_byte(self._metrics)
+            self._facts.first_byte(self._counts)
             return web.Response(status=status, headers=headers, body=self._content[start:end])
         response = web.StreamResponse(status=status, headers=headers)
         if end is None:
@@ -183,8 +189,10 @@ class _Sender:
 
     async def _prepare(self, response: web.StreamResponse) -> None:
         self._facts.answers()
-        self._facts.first_byte(self._metrics)
+        self._facts.first_byte(self._counts)
         self._facts.status = response.status
+        if READS_FILES in self._request:
+            response.headers[TOLD] = tell(self._facts)
         await response.prepare(self._request)
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
@@ -233,34 +241,15 @@ class _Sender:
             while start < reach:
                 count = min(reach - start, SLICE_BYTES)
                 async with asyncio.timeout(SLICE_SECONDS):
-                    sent = await self._send_slice(reader, response, start, count)
+                    sent, is_by_sendfile = await send_slice(
+                        self._request, response, reader.file, start, count
+                    )
+                if not is_by_sendfile:
+                    self._facts.file = None
                 start += sent
                 self._facts.sent_bytes += sent
                 if not sent:
                     raise StorageFailed("a blob's file is shorter than it was")
-
-    async def _send_slice(
-        self, reader: BlobReader, response: web.StreamResponse, start: int, count: int
-    ) -> int:
-        """How many bytes were sent; 0 where the file has ended."""
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has hung up")
-        try:
-            if not response.chunked:
-                loop = asyncio.get_running_loop()
-                return await loop.sendfile(transport, reader.file, start, count, fallback=False)
-        except asyncio.SendfileNotAvailableError:
-            self._facts.file = (
-                None  # not on this file system, not to this client, or the client has hung up
-            )
-        count = min(count, COPY_BYTES)
-        try:
-            data = await asyncio.to_thread(os.pread, reader.file.fileno(), count, start)
-        except OSError as error:
-            raise storage_failed(error) from error
-        await response.write(data)
-        return len(data)
 
 
 class _cut_short_on_error:

@@ -4,7 +4,7 @@ import time
 
 import structlog
 
-from mirror.metrics import Metrics
+from mirror.web.counts import Counts
 from mirror.web.repeats import Log, Repeat
 from mirror.web.request import Facts
 
@@ -16,11 +16,11 @@ MAX_UNCOUNTED = 1000
 
 
 class Journal:
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self._log = structlog.get_logger().bind()
         self._uncounted: set[Repeat] = set()
-        metrics.before_reading(self._count_repeats)
+        counts.before_reading(self._count_repeats)
 
     def record(self, facts: Facts, method: str, client: str) -> None:
         """Probes and pages about the mirror itself are not counted."""
@@ -59,17 +59,17 @@ class Journal:
             times, repeat.times = repeat.times, 0
             facts = repeat.given
             # Nothing is waited for, so that all of them fall into the first bucket.
-            self._metrics.first_byte_sent(facts.upstream, facts.address.kind.value, 0.0, times)
+            self._counts.first_byte_sent(facts.upstream, facts.address.kind.value, 0.0, times)
             self._count(facts, repeat.method, times)
 
     def _count(self, facts: Facts, method: str, times: int) -> None:
         address, upstream = facts.address, facts.upstream
         status = facts.status or CLIENT_CLOSED_REQUEST
-        self._metrics.answered(
+        self._counts.answered(
             upstream, address.kind.value, method, status, facts.cache, facts.sent_bytes, times
         )
         if facts.is_pull_saved and address.repository is not None:
-            self._metrics.pull_saved(upstream, address.repository.name, times)
+            self._counts.pull_saved(upstream, address.repository.name, times)
 
 
 def _fields(facts: Facts, method: str) -> dict[str, object]:

@@ -13,7 +13,7 @@ import socket
 from collections import Counter
 from ipaddress import IPv6Address
 
-from mirror.metrics import Metrics
+from mirror.web.counts import Counts
 
 MAX_CONNECTIONS = 16_384
 # Of the descriptors that the process may have; blobs, upstreams and the index need the others.
@@ -52,9 +52,9 @@ def place_of(host: str) -> str:
 class Places:
     """The connections there are, by where they come from."""
 
-    def __init__(self, limit: int, metrics: Metrics) -> None:
+    def __init__(self, limit: int, counts: Counts) -> None:
         self._limit = limit
-        self._metrics = metrics
+        self._counts = counts
         self._limit_of_one = max(1, int(limit * MAX_SHARE_OF_ONE_PLACE))
         self._taken: Counter[str] = Counter()
         self._total = 0
@@ -62,7 +62,7 @@ class Places:
     def take(self, place: str) -> bool:
         """Whether there is room; whoever takes a place gives it back."""
         if self._total >= self._limit or self._taken[place] >= self._limit_of_one:
-            self._metrics.connections_refused.inc()
+            self._counts.connection_refused()
             return False
         self._total += 1
         self._taken[place] += 1

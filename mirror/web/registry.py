@@ -15,12 +15,13 @@ from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.reader import StoredReader
 from mirror.errors import NameInvalid, Unsupported, UpstreamUnreachable
 from mirror.manifest import BLOB_TYPE, OCI_INDEX
-from mirror.metrics import Cache, Metrics
+from mirror.metrics import Cache
 from mirror.names import Digest, Reference, Repository
 from mirror.proxy.listings import FILTERS_APPLIED, Listing
 from mirror.proxy.proxy import Proxy
 from mirror.store.handles import StoredBlob
 from mirror.web.blobs import send_blob
+from mirror.web.counts import Counts
 from mirror.web.replies import (
     base_headers,
     content_headers,
@@ -43,13 +44,13 @@ _Answer = Callable[[web.BaseRequest, Address], Awaitable[web.StreamResponse]]
 
 
 class Registry:
-    def __init__(self, directory: Directory, proxy: Proxy, metrics: Metrics) -> None:
+    def __init__(self, directory: Directory, proxy: Proxy, counts: Counts) -> None:
         self._directory = directory
         # Understood once: clients ask for the same few paths again and again, and reading one takes
         # a decoding of the path and query besides the grammar of names.
         self._addresses: LRUCache[str, Address] = LRUCache(HOT_ADDRESSES)
         self._proxy = proxy
-        self._metrics = metrics
+        self._counts = counts
         self._answers: Mapping[Kind, _Answer] = {
             Kind.PING: self._ping,
             Kind.CATALOG: self._catalog,
@@ -118,7 +119,7 @@ class Registry:
         facts.cache = reply.cache
         facts.is_pull_saved = request.method == "GET" and not reply.is_pulled
         facts.repeat_until = reply.fresh_until
-        facts.first_byte(self._metrics)
+        facts.first_byte(self._counts)
         headers = {
             **base_headers(address),
             **manifest_headers(reply.descriptor),
@@ -148,7 +149,7 @@ class Registry:
         try:
             if is_unchanged(request, digest):
                 return web.Response(status=304, headers={**headers, **content_headers(digest)})
-            response = await send_blob(request, reply, digest, headers, self._metrics)
+            response = await send_blob(request, reply, digest, headers, self._counts)
             if isinstance(reply.content, StoredReader) and _is_whole(response, facts):
                 self.note_given(digest, request.remote or "")
             return response

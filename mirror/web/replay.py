@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.store.handles import StoredBlob
+from mirror.web.counts import Counts
 from mirror.web.journal import Journal
 from mirror.web.repeats import Repeat, Repeats
 from mirror.web.request import Facts, FilePart
@@ -31,14 +31,14 @@ class Replay:
     def __init__(
         self,
         journal: Journal,
-        metrics: Metrics,
+        counts: Counts,
         find_open: FindOpen,
         note_given: NoteGiven,
         running: set[asyncio.Task[object]],
     ) -> None:
         self.repeats = Repeats(journal.log_for_repeats)
         self._journal = journal
-        self._metrics = metrics
+        self._counts = counts
         self._find_open = find_open
         self._note_given = note_given
         self._running = running
@@ -64,7 +64,7 @@ class Replay:
         if blob is None:
             return False
         facts = repeat.facts()
-        facts.first_byte(self._metrics)
+        facts.first_byte(self._counts)
         transport.write(repeat.written())
         answer = _FileAnswer(blob, part, facts, transport)
         answer.send_at_once()

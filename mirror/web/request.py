@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from mirror.addressing import Address, Kind
-from mirror.metrics import NO_UPSTREAM, Cache, Metrics
+from mirror.metrics import NO_UPSTREAM, Cache
 from mirror.names import Digest
+from mirror.web.counts import Counts
 
 NO_ADDRESS = Address(Kind.OTHER)
 
@@ -55,10 +56,10 @@ class Facts:
         if self.deadline is not None:
             self.deadline.reschedule(None)
 
-    def first_byte(self, metrics: Metrics) -> None:
+    def first_byte(self, counts: Counts) -> None:
         """To be called as the headers go out."""
         seconds = time.monotonic() - self.started_at
-        metrics.first_byte_sent(self.upstream, self.address.kind.value, seconds)
+        counts.first_byte_sent(self.upstream, self.address.kind.value, seconds)
 
 
 FACTS = web.RequestKey("facts", Facts)

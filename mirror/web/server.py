@@ -3,67 +3,60 @@ one log line and counts it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-import structlog
 from aiohttp import web
 
 from mirror.errors import MirrorError, ShuttingDown
-from mirror.metrics import Cache, Metrics
-from mirror.proxy.absences import RememberedAbsence
-from mirror.web.connection import FAILED, Connection
+from mirror.web.answering import Answers, Handler, answer
+from mirror.web.connection import Connection
+from mirror.web.counts import Counts
 from mirror.web.journal import Journal
-from mirror.web.places import Places, connections_allowed, end_stalled_connections
-from mirror.web.registry import Registry
+from mirror.web.listeners import BACKLOG
+from mirror.web.places import Places, connections_allowed
 from mirror.web.replay import Replay
 from mirror.web.replies import WRITE_BYTES, error_reply
 from mirror.web.request import FACTS, Facts
-from mirror.web.status import Status
+from mirror.web.status import Page
 
 # For answers that are only being written, after the grace for the others is over.
 CLOSING_SECONDS = 1
 
-_log = structlog.get_logger()
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+class Pages(Protocol):
+    """What is told of the mirror itself, by path."""
 
+    is_draining: bool
 
-class CannotListen(Exception):
-    """The address is in use, or none of this machine's."""
+    @property
+    def pages(self) -> Mapping[str, Page]: ...
 
 
 class Server:
     """Listens once opened. `aclose` lets running answers end."""
 
-    def __init__(self, registry: Registry, status: Status, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, registry: Answers, status: Pages, counts: Counts) -> None:
         self._status = status
         self._registry = registry
-        self._journal = Journal(metrics)
+        self._journal = Journal(counts)
         # Without an Application: its router costs every answer a tenth of its time, and all paths
         # but three are the registry's.
         self._connections = web.Server(self._handle, handler_cancellation=True)
-        self._listener: asyncio.Server | None = None
-        self._places = Places(connections_allowed(), metrics)
+        self._listeners: list[asyncio.Server] = []
+        self._places = Places(connections_allowed(), counts)
         self._running: set[asyncio.Task[object]] = set()
         self._replay = Replay(
-            self._journal, metrics, registry.find_open, registry.note_given, self._running
+            self._journal, counts, registry.find_open, registry.note_given, self._running
         )
 
-    async def open(self, host: str, port: int) -> int:
-        """Returns the port, which the system chooses where 0 is asked for. Raises CannotListen."""
+    async def open(self, sockets: Sequence[socket.socket]) -> None:
+        """They are the server's from now on."""
         loop = asyncio.get_running_loop()
-        try:
-            self._listener = await loop.create_server(
-                self._connection, host or None, port, backlog=1024
-            )
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise CannotListen(reason.rpartition(": ")[2]) from error
-        for each in self._listener.sockets:
-            end_stalled_connections(each)
-        bound: int = self._listener.sockets[0].getsockname()[1]
-        return bound
+        for each in sockets:
+            listener = await loop.create_server(self._connection, sock=each, backlog=BACKLOG)
+            self._listeners.append(listener)
 
     async def aclose(self, grace_seconds: float) -> None:
         """Lets running answers end within the grace, and tells whoever else asks that it ends."""
@@ -76,8 +69,8 @@ class Server:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=CLOSING_SECONDS)
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         self._connections.pre_shutdown()
         await self._connections.shutdown(CLOSING_SECONDS)
 
@@ -123,7 +116,7 @@ class Server:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:
-            response = await _answer(request, facts, handler)
+            response = await answer(request, facts, handler)
             facts.status = response.status
             self._remember(request, response)
             body = response.body if isinstance(response, web.Response) else None
@@ -144,22 +137,6 @@ class Server:
 
     def _record(self, request: web.BaseRequest, facts: Facts) -> None:
         self._journal.record(facts, request.method, request.remote or "")
-
-
-async def _answer(request: web.BaseRequest, facts: Facts, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except MirrorError as error:
-        if isinstance(error, RememberedAbsence):
-            facts.cache = Cache.NEGATIVE
-        facts.error = error.message
-        return error_reply(error, facts.address)
-    except (ConnectionError, asyncio.CancelledError):
-        raise
-    except Exception:
-        _log.exception("request failed", path=request.path[:1000])
-        facts.error = "internal error"
-        return error_reply(MirrorError(FAILED), facts.address)
 
 
 async def _send_in_slices(

@@ -1,0 +1,56 @@
+"""A blob for a front process: where its bytes are and how far they may be read, in place of the
+bytes. The front sends them by sendfile; nothing is copied from process to process.
+"""
+
+import os
+
+from aiohttp import web
+
+from mirror.byteranges import ByteRange
+from mirror.downloads.reader import BlobReader, StoredReader
+from mirror.errors import MirrorError
+from mirror.names import Digest
+from mirror.web.request import FACTS
+from mirror.web.told import TOLD, ToldFile, tell
+
+
+async def tell_blob(
+    request: web.BaseRequest,
+    reader: BlobReader,
+    digest: Digest,
+    part: ByteRange | None,
+    size_bytes: int | None,
+    headers: dict[str, str],
+    *,
+    completes: bool,
+) -> web.StreamResponse:
+    """The whole (200), or one range (206); the lines go out as `readable` says.
+
+    Raises MirrorError before the headers are out; after them it cuts the connection short, and the
+    front asks again for what is missing.
+    """
+    facts = request[FACTS]
+    status, start, end = 200, 0, size_bytes
+    if part is not None and size_bytes is not None:
+        status, start, end = 206, part.start, part.end
+        headers["Content-Range"] = part.content_range(size_bytes)
+    if end == start:
+        await reader.readable(start, None, completes=True)
+    inode = os.fstat(reader.file.fileno()).st_ino
+    is_stored = isinstance(reader, StoredReader)
+    file = ToldFile(str(digest), inode, is_stored, start, end, is_whole=part is None)
+    response = web.StreamResponse(status=status, headers={**headers, TOLD: tell(facts, file)})
+    response.enable_chunked_encoding()
+    facts.answers()
+    await response.prepare(request)
+    try:
+        while end is None or start < end:
+            reach = await reader.readable(start, end, completes=completes)
+            if reach == start:
+                break
+            await response.write(b"%d\n" % reach)
+            start = reach
+    except MirrorError:
+        if request.transport is not None:
+            request.transport.close()
+    return response

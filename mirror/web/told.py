@@ -1,0 +1,88 @@
+"""What the process that owns the folder tells a front process of an answer, beside the answer: the
+facts for its log and its counts, and the file in which a blob's bytes are.
+
+Both are this program; what stands here is between the two, and goes to no client.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any
+
+from aiohttp import web
+
+from mirror.addressing import Address, Kind
+from mirror.metrics import Cache
+from mirror.names import Digest, Repository, Tag
+from mirror.web.request import Facts
+
+# A header of the owner's answers.
+TOLD = "Mirror-Told"
+# Headers of a front's requests: for whom it asks, and that it reads files by itself.
+CLIENT = "Mirror-Client"
+BY_FILE = "Mirror-By-File"
+# Where a front tells what it has counted.
+COUNTS_PATH = "/counts"
+READS_FILES = web.RequestKey("reads_files", bool)
+
+
+@dataclass(frozen=True, slots=True)
+class ToldFile:
+    """[start, end) of this blob is, or will be, in the file of this inode: among the stored blobs,
+    or the staged ones. `end` None: to where the blob ends. The body tells how far it may be read:
+    a line for each position.
+    """
+
+    digest: str
+    inode: int
+    is_stored: bool
+    start: int
+    end: int | None
+    is_whole: bool
+
+
+def tell(facts: Facts, file: ToldFile | None = None) -> str:
+    address = facts.address
+    fresh_seconds = None if facts.repeat_until is None else facts.repeat_until - time.monotonic()
+    told = {
+        "kind": address.kind.value,
+        "upstream": address.upstream,
+        "repository": address.repository.name if address.repository else None,
+        "reference": str(address.reference) if address.reference else None,
+        "cache": facts.cache.value,
+        "error": facts.error,
+        "is_pull_saved": facts.is_pull_saved,
+        # JSON knows no infinity.
+        "fresh_seconds": -1 if fresh_seconds == inf else fresh_seconds,
+        "file": None if file is None else asdict(file),
+    }
+    return json.dumps(told, separators=(",", ":"))
+
+
+def hear(text: str, facts: Facts) -> ToldFile | None:
+    """Fills the facts in; returns the file, where there is one. Raises ValueError, KeyError."""
+    told = json.loads(text)
+    facts.address = _address(told)
+    facts.cache = Cache(told["cache"])
+    facts.error = told["error"]
+    facts.is_pull_saved = told["is_pull_saved"]
+    fresh_seconds = told["fresh_seconds"]
+    if fresh_seconds is not None:
+        fresh_seconds = inf if fresh_seconds == -1 else fresh_seconds
+        facts.repeat_until = time.monotonic() + fresh_seconds
+    return None if told["file"] is None else ToldFile(**told["file"])
+
+
+def _address(told: dict[str, Any]) -> Address:
+    upstream, name, reference = told["upstream"], told["repository"], told["reference"]
+    return Address(
+        Kind(told["kind"]),
+        upstream,
+        None if name is None else Repository(upstream, name),
+        None if reference is None else _reference(reference),
+    )
+
+
+def _reference(text: str) -> Digest | Tag:
+    return Digest.parse(text) if ":" in text else Tag(text)
