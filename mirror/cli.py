@@ -6,6 +6,8 @@
 import asyncio
 import resource
 import signal
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +18,12 @@ from mirror import __version__
 from mirror.app import running
 from mirror.config import ConfigurationError, Settings, load
 from mirror.errors import MirrorError
-from mirror.logs import logging_to_stderr
+from mirror.logs import logging_at_once, logging_to_stderr
 from mirror.store.folder import FolderInUse
 from mirror.store.schema import IndexTooNew
 from mirror.web.listeners import CannotListen
+from mirror.workers.front import fronting
+from mirror.workers.supervisor import Serving, Supervisor
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
@@ -52,12 +56,13 @@ def serve(config: ConfigFile = None) -> None:
     """Serve on the configured address until SIGTERM or Ctrl-C; then let transfers finish."""
     settings = _settings(config)
     _allow_descriptors()
-    with logging_to_stderr(settings.log.format, settings.log.level):
-        try:
-            asyncio.run(_serve(settings))
-        except (FolderInUse, IndexTooNew, CannotListen, MirrorError, OSError) as error:
-            structlog.get_logger().error("mirror cannot serve", reason=_advice(error, settings))
-            raise typer.Exit(EXIT_FAILED) from None
+    if settings.workers == 1:
+        with logging_to_stderr(settings.log.format, settings.log.level):
+            code = _serving(settings, lambda: running(settings))
+    else:
+        code = _supervising(settings)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -97,17 +102,75 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _serve(settings: Settings) -> None:
+def _supervising(settings: Settings) -> int:
+    """With several processes; each has its own log, and all of them one stderr."""
+    log = settings.log
+    with tempfile.TemporaryFile() as turns, logging_at_once(log.format, log.level):
+
+        def serve(serving: Callable[[], Serving], lifeline: int, tell: Callable[[], None]) -> int:
+            with logging_to_stderr(log.format, log.level, turns.fileno()):
+                return _serving(settings, serving, lifeline, tell)
+
+        supervisor = Supervisor(
+            settings,
+            serve,
+            owner=lambda fronts: running(settings, fronts),
+            front=lambda sockets, path: fronting(
+                sockets, path, settings.storage.path, settings.shutdown_grace
+            ),
+        )
+        try:
+            return supervisor.run()
+        except (CannotListen, OSError) as error:
+            _tell_hindrance(error, settings)
+            return EXIT_FAILED
+
+
+def _serving(
+    settings: Settings,
+    serving: Callable[[], Serving],
+    lifeline: int | None = None,
+    tell: Callable[[], None] | None = None,
+) -> int:
+    """The exit code."""
+    try:
+        asyncio.run(_serve(settings, serving, lifeline, tell))
+    except (FolderInUse, IndexTooNew, CannotListen, MirrorError, OSError) as error:
+        _tell_hindrance(error, settings)
+        return EXIT_FAILED
+    return 0
+
+
+def _tell_hindrance(error: Hindrance, settings: Settings) -> None:
+    structlog.get_logger().error("mirror cannot serve", reason=_advice(error, settings))
+
+
+async def _serve(
+    settings: Settings,
+    serving: Callable[[], Serving],
+    lifeline: int | None,
+    tell: Callable[[], None] | None,
+) -> None:
+    """One of several processes tells its supervisor that it is ready, and ends with it."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
+    for number in STOP_SIGNALS if lifeline is None else (signal.SIGTERM,):
         loop.add_signal_handler(number, _stop, stop)
+    if lifeline is not None:
+        loop.add_reader(lifeline, stop.set)
     log = structlog.get_logger()
-    async with running(settings) as port:
-        log.info("serving", host=settings.listen[0] or "*", port=port, version=__version__)
+    async with serving() as port:
+        if tell is not None:
+            tell()
+        else:
+            log.info("serving", host=settings.listen[0] or "*", port=port, version=__version__)
         await stop.wait()
-        log.info("stopping", grace_seconds=float(settings.shutdown_grace))
-    log.info("stopped")
+        if lifeline is not None:
+            loop.remove_reader(lifeline)
+        else:
+            log.info("stopping", grace_seconds=float(settings.shutdown_grace))
+    if lifeline is None:
+        log.info("stopped")
 
 
 def _stop(stop: asyncio.Event) -> None:

@@ -5,6 +5,7 @@ takes the interpreter away from the event loop each time. A reader of the log th
 no answer; what it does not take in time is dropped and counted.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -33,8 +34,12 @@ class LineWriter:
     thread that is stuck in those would let the process end with an error.
     """
 
-    def __init__(self, render_dropped: "structlog.typing.Processor") -> None:
+    def __init__(self, render_dropped: structlog.typing.Processor, turns: int | None) -> None:
+        """`turns` is a descriptor of a file that all processes share which write to this stderr:
+        whoever holds a lock on it may write, so that no line is torn.
+        """
         self._render_dropped = render_dropped
+        self._turns = turns
         self._lines: deque[str] = deque()
         self._dropped = 0
         self._ending = threading.Event()
@@ -67,9 +72,26 @@ class LineWriter:
             event = {"event": f"{dropped} log lines were dropped", "level": "warning"}
             lines.append(str(self._render_dropped(None, "warning", event)))
         data = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
-        with suppress(OSError):  # where nobody can read it any more
-            while data:
-                data = data[os.write(_STDERR, data) :]
+        if self._turns is not None and data:
+            fcntl.lockf(self._turns, fcntl.LOCK_EX)
+        try:
+            _write_all(data)
+        finally:
+            if self._turns is not None and data:
+                fcntl.lockf(self._turns, fcntl.LOCK_UN)
+
+
+class _AtOnce:
+    def msg(self, line: str) -> None:
+        _write_all(f"{line}\n".encode(errors="backslashreplace"))
+
+    debug = info = warning = error = critical = msg
+
+
+def _write_all(data: bytes) -> None:
+    with suppress(OSError):  # where nobody can read it any more
+        while data:
+            data = data[os.write(_STDERR, data) :]
 
 
 class _Clock:
@@ -108,27 +130,49 @@ class _StandardLibrary(logging.Handler):
 
 
 @contextmanager
-def logging_to_stderr(log_format: Format, level: str) -> Iterator[None]:
-    """Configures structlog and the standard library's logging while the block runs."""
+def logging_to_stderr(log_format: Format, level: str, turns: int | None = None) -> Iterator[None]:
+    """Configures structlog and the standard library's logging while the block runs. For `turns`
+    see LineWriter.
+    """
     level_number = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        _Clock(),
-        structlog.processors.format_exc_info,
-    ]
-    renderers = _renderers(log_format)
-    writer = LineWriter(renderers[-1])
-    structlog.configure(
-        processors=[*shared, *renderers],
-        wrapper_class=structlog.make_filtering_bound_logger(level_number),
-        logger_factory=lambda *_: writer,
-    )
+    shared, renderers = _shared(), _renderers(log_format)
+    writer = LineWriter(renderers[-1], turns)
+    _configure([*shared, *renderers], level_number, writer)
     try:
         with _standard_library_into(writer, level_number, shared, renderers):
             yield
     finally:
         structlog.reset_defaults()
         writer.close()
+
+
+@contextmanager
+def logging_at_once(log_format: Format, level: str) -> Iterator[None]:
+    """For a process that has few lines, waits for nobody, and may have no threads."""
+    level_number = logging.getLevelNamesMapping()[level.upper()]
+    _configure([*_shared(), *_renderers(log_format)], level_number, _AtOnce())
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+
+
+def _shared() -> list[structlog.typing.Processor]:
+    return [
+        structlog.processors.add_log_level,
+        _Clock(),
+        structlog.processors.format_exc_info,
+    ]
+
+
+def _configure(
+    processors: list[structlog.typing.Processor], level_number: int, writer: object
+) -> None:
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level_number),
+        logger_factory=lambda *_: writer,
+    )
 
 
 @contextmanager

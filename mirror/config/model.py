@@ -27,6 +27,7 @@ _ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII)
 _ALIAS = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*", re.ASCII)
 _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
 _ROOT_OF_THE_API = "v2"
+MAX_WORKERS = 64
 
 # The registries that a mirror serves without any configuration, and where their API is.
 WELL_KNOWN = {
@@ -183,6 +184,7 @@ class Settings(_Model):
     """Right in each value; `contradictions` tells what is wrong between them."""
 
     listen: Listen = ("127.0.0.1", 5000)
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     storage: Storage = Storage()
     default_upstream: str | None = None
     offline: bool = False

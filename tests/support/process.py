@@ -25,12 +25,13 @@ START_SECONDS = 20
 
 @dataclass
 class Process:
-    """A mirror that serves."""
+    """A mirror that serves; `told` is what it said as it began to."""
 
     url: str
     storage: Path
     process: asyncio.subprocess.Process
     stderr: asyncio.StreamReader
+    told: Mapping[str, Any]
 
     async def get(self, path: str) -> RawResponse:
         return await raw_get(self.url + path)
@@ -98,7 +99,7 @@ async def serving(
             line = json.loads(await process.stderr.readline())
         assert line["event"] == "serving", line
         url = f"http://127.0.0.1:{line['port']}"
-        yield Process(url, folder / "data", process, process.stderr)
+        yield Process(url, folder / "data", process, process.stderr, line)
     finally:
         if process.returncode is None:
             process.kill()

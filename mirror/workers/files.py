@@ -1,0 +1,59 @@
+"""The blobs' files, as a front process opens them: the stored ones stay open for a while."""
+
+import os
+import stat
+
+from mirror.names import Digest
+from mirror.store.handles import Handle, Handles, StoredBlob
+from mirror.store.paths import Paths, data_in
+from mirror.threads import opened
+from mirror.web.told import ToldFile
+
+
+class Files:
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._handles = Handles()
+
+    def find_open(self, digest: Digest) -> StoredBlob | None:
+        """One that is open already, and still what it was."""
+        return self._handles.take(digest)
+
+    async def open(self, told: ToldFile) -> StoredBlob | None:
+        """The caller closes it. None: it is not, or no longer, where it was said to be.
+
+        Raises OSError, ValueError.
+        """
+        digest = Digest.parse(told.digest)
+        if told.is_stored:
+            stored = self._handles.take(digest)
+            if stored is not None and stored.inode == told.inode:
+                return stored
+            if stored is not None:
+                stored.close()
+                self._handles.drop(digest)
+        handle = await opened(lambda: self._find(digest, told.inode))
+        if handle is None:
+            return None
+        if told.is_stored:
+            return self._handles.keep(digest, handle)
+        blob = handle.take()
+        handle.close()  # with its only reader
+        return blob
+
+    def close(self) -> None:
+        """Blocking."""
+        self._handles.close()
+
+    def _find(self, digest: Digest, inode: int) -> Handle | None:
+        """Staged files become stored ones while we look."""
+        for path in (data_in(self._paths.staged(digest)), self._paths.blob(digest)):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            found = os.fstat(descriptor)
+            if found.st_ino == inode and stat.S_ISREG(found.st_mode):
+                return Handle(open(descriptor, "rb", buffering=0), found.st_size)
+            os.close(descriptor)
+        return None

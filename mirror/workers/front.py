@@ -1,0 +1,107 @@
+"""A front process: takes clients' connections, and serves what it can by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from socket import socket
+
+import structlog
+from aiohttp import web
+
+from mirror.store.paths import Paths
+from mirror.web.replies import SOFTWARE
+from mirror.web.server import Server
+from mirror.web.status import Page
+from mirror.web.tally import Tally, add
+from mirror.workers.files import Files
+from mirror.workers.owner import Owner, OwnerLost
+from mirror.workers.relay import Relay
+
+TELL_SECONDS = 0.1
+
+_log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def fronting(
+    sockets: Sequence[socket], owner_socket: str, storage: Path, grace_seconds: float
+) -> AsyncIterator[None]:
+    """Serves while the block runs; on leaving, running answers may end within the grace."""
+    async with AsyncExitStack() as house:
+        tally = Tally()
+        owner = await house.enter_async_context(Owner(owner_socket))
+        files = Files(Paths(storage))
+        house.push_async_callback(asyncio.to_thread, files.close)
+        teller = _Teller(owner, tally)
+        house.push_async_callback(teller.aclose)
+        relay = Relay(owner, files, tally)
+        server = Server(relay, _Pages(relay, teller), tally)
+        house.push_async_callback(lambda: server.aclose(grace_seconds))
+        await server.open(sockets)
+        teller.open()
+        yield
+
+
+class _Teller:
+    """Tells the owner from time to time what was counted."""
+
+    def __init__(self, owner: Owner, tally: Tally) -> None:
+        self._owner = owner
+        self._tally = tally
+        self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+
+    def open(self) -> None:
+        self._task = asyncio.create_task(self._run())  # noqa: TID251 - see aclose
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.tell()
+
+    async def tell(self) -> None:
+        """Now; later, where the owner does not hear it."""
+        async with self._turn:
+            told = self._tally.take()
+            if told is None:
+                return
+            try:
+                await self._owner.tell_counts(told)
+            except OwnerLost as lost:
+                _log.debug("counts wait for the owner", reason=str(lost))
+                add(told, self._tally, self._tally.given)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            await self.tell()
+
+
+class _Pages:
+    """The mirror is alive where its front is; anything else the owner knows."""
+
+    def __init__(self, relay: Relay, teller: _Teller) -> None:
+        self._relay = relay
+        self._teller = teller
+        self.is_draining = False
+        self.pages: Mapping[str, Page] = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+        }
+
+    async def _healthz(self, _request: web.BaseRequest) -> web.Response:
+        return web.Response(text="alive\n", headers=SOFTWARE)
+
+    async def _readyz(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.is_draining:
+            return web.Response(status=503, text="draining\n", headers=SOFTWARE)
+        return await self._relay.page(request)
+
+    async def _metrics(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The sum, once the other fronts have told what they counted before this was asked."""
+        await self._teller.tell()
+        await asyncio.sleep(2 * TELL_SECONDS)
+        return await self._relay.page(request)

@@ -1,0 +1,84 @@
+"""The process that owns the folder, as a front process asks it."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from yarl import URL
+
+from mirror.errors import UpstreamUnreachable
+from mirror.web.told import COUNTS_PATH
+
+RETRY_SECONDS = 0.1
+READ_BYTES = 256 * 1024
+_HOST = "http://owner"
+
+
+class OwnerLost(Exception):
+    """It ended in the middle of an answer, or cut it short."""
+
+
+class Owner:
+    """While it is started again its socket goes on taking connections, so that asking waits."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(socket_path, limit=0, keepalive_timeout=3000),
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+            read_bufsize=READ_BYTES,
+            max_line_size=READ_BYTES,
+            max_field_size=READ_BYTES,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def ask(
+        self, method: str, target: str, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """The answer, whose body is still to come; the caller closes it. `target` begins with a
+        slash. Raises OwnerLost, after a moment, so that it may be asked again at once.
+        """
+        url = URL(_HOST + target, encoded=True)
+        try:
+            return await self._session.request(method, url, headers=headers, allow_redirects=False)
+        except (aiohttp.ClientError, OSError) as error:
+            await asyncio.sleep(RETRY_SECONDS)
+            raise OwnerLost(repr(error)) from error
+
+    async def tell_counts(self, told: Mapping[str, Any]) -> None:
+        """Raises OwnerLost."""
+        try:
+            async with self._session.post(_HOST + COUNTS_PATH, data=json.dumps(told)) as answer:
+                answer.raise_for_status()
+        except (aiohttp.ClientError, OSError) as error:
+            raise OwnerLost(str(error)) from error
+
+
+def unanswered() -> UpstreamUnreachable:
+    """What a client is told when it has waited long enough."""
+    return UpstreamUnreachable(
+        "this mirror", "has not answered yet; what was asked for goes on, so try again"
+    )
+
+
+async def whole(answer: aiohttp.ClientResponse) -> bytes:
+    """Its body. Raises OwnerLost."""
+    try:
+        return await answer.read()
+    except (aiohttp.ClientError, OSError) as error:
+        raise OwnerLost(str(error)) from error

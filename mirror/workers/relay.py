@@ -1,0 +1,174 @@
+"""What a front process does not know by itself, it asks the owner."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import TypeVar
+
+import aiohttp
+import structlog
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from mirror.addressing import Kind
+from mirror.names import Digest
+from mirror.store.handles import StoredBlob
+from mirror.web.replies import WRITE_BYTES
+from mirror.web.request import FACTS, Facts
+from mirror.web.tally import Tally
+from mirror.web.told import BY_FILE, TOLD, ToldFile, hear
+from mirror.workers.files import Files
+from mirror.workers.legs import Leg
+from mirror.workers.owner import Owner, OwnerLost, unanswered, whole
+from mirror.workers.sending import Sending
+
+# From one request to an answer's headers, however often the owner ends meanwhile.
+ANSWER_SECONDS = 28.0
+_OURS = frozenset({TOLD.lower(), BY_FILE.lower()})
+# Of one connection only (RFC 9110 §7.6.1), or made anew for the next one.
+_OF_A_CONNECTION = frozenset({
+    "connection", "date", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
+    "transfer-encoding", "upgrade",
+})  # fmt: skip
+_CONTENT = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
+
+_log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+class Relay:
+    """Answers (see web/answering.py) in the owner's words."""
+
+    def __init__(self, owner: Owner, files: Files, tally: Tally) -> None:
+        self._owner = owner
+        self._files = files
+        self._tally = tally
+
+    def find_open(self, digest: Digest) -> StoredBlob | None:
+        return self._files.find_open(digest)
+
+    def note_given(self, digest: Digest, client: str) -> None:
+        self._tally.given(digest, client)
+
+    async def page(self, request: web.BaseRequest) -> web.StreamResponse:
+        """What the owner tells of the mirror itself. Raises MirrorError."""
+        return await _until_answered(lambda: self._page(request))
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Raises MirrorError."""
+        answer = await _until_answered(lambda: self._answer(request))
+        if isinstance(answer, web.Response):
+            return answer
+        next_leg = partial(self._next_leg, request)
+        return await Sending(request, answer, next_leg, self.note_given).send(
+            passed(answer.answer.headers)
+        )
+
+    async def _page(self, request: web.BaseRequest) -> web.Response:
+        answer = await self._owner.ask(request.method, _target(request), {})
+        return await _whole_answer(request, answer)
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response | Leg:
+        """A whole answer, or a blob's first leg. Raises MirrorError, OwnerLost."""
+        facts = request[FACTS]
+        answer, told = await self._ask(request, _asked(request), facts)
+        if told is not None:
+            leg = await self._with_file(answer, told)
+            if leg is not None:
+                return leg
+            answer, _ = await self._ask(request, _asked(request, by_file=False), facts)
+        if answer.status in _CONTENT and facts.address.kind in (Kind.BLOB, Kind.MANIFEST):
+            facts.first_byte(self._tally)
+        if _is_large(request, answer):
+            return Leg(answer, None, None)
+        return await _whole_answer(request, answer)
+
+    async def _next_leg(self, request: web.BaseRequest, wanted: str, *, by_file: bool) -> Leg:
+        """This range of the same blob. Raises MirrorError, OwnerLost."""
+        headers = _asked(request, by_file=by_file)
+        for name in (hdrs.IF_RANGE, hdrs.IF_NONE_MATCH):
+            headers.popall(name, None)
+        headers[hdrs.RANGE] = wanted
+        facts = Facts()
+        answer, told = await self._ask(request, headers, facts)
+        if answer.status not in _CONTENT:
+            answer.close()
+            raise OwnerLost(facts.error or f"status {answer.status}")
+        leg = Leg(answer, None, None) if told is None else await self._with_file(answer, told)
+        if leg is None:
+            raise OwnerLost("a blob's file is not where it was said to be")
+        return leg
+
+    async def _ask(
+        self, request: web.BaseRequest, headers: Mapping[str, str], facts: Facts
+    ) -> tuple[aiohttp.ClientResponse, ToldFile | None]:
+        answer = await self._owner.ask(request.method, _target(request), headers)
+        return answer, hear(answer.headers[TOLD], facts)
+
+    async def _with_file(self, answer: aiohttp.ClientResponse, told: ToldFile) -> Leg | None:
+        """None: it cannot be opened here; the answer is closed."""
+        blob = None
+        try:
+            blob = await self._files.open(told)
+        except OSError as error:
+            _log.error("a blob cannot be opened", digest=told.digest, error=error.strerror)
+        finally:
+            if blob is None:
+                answer.close()
+        return None if blob is None else Leg(answer, told, blob)
+
+
+async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
+    """Also where the owner ends meanwhile. Raises MirrorError."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while True:
+                try:
+                    return await ask()
+                except OwnerLost as lost:
+                    _log.debug("the owner is asked again", reason=str(lost))
+    except TimeoutError:
+        raise unanswered() from None
+
+
+async def _whole_answer(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.Response:
+    """Raises OwnerLost."""
+    headers = passed(answer.headers)
+    body = await whole(answer)
+    if request.method == hdrs.METH_HEAD or answer.status == HTTPStatus.NOT_MODIFIED:
+        return web.Response(status=answer.status, headers=headers)
+    headers.popall(hdrs.CONTENT_LENGTH, None)
+    return web.Response(status=answer.status, headers=headers, body=body)
+
+
+def _is_large(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> bool:
+    """Too large to be held, or nobody knows."""
+    if request.method == hdrs.METH_HEAD or answer.status not in _CONTENT:
+        return False
+    return answer.content_length is None or answer.content_length > WRITE_BYTES
+
+
+def _asked(request: web.BaseRequest, *, by_file: bool = True) -> CIMultiDict[str]:
+    """The client's headers as the owner gets them."""
+    headers = passed(request.headers)
+    headers.popall(hdrs.CONTENT_LENGTH, None)
+    if by_file and request.method == hdrs.METH_GET:
+        headers[BY_FILE] = "1"
+    return headers
+
+
+def passed(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """What goes from one side to the other: neither the connection's nor what is between us."""
+    return CIMultiDict(
+        (name, value)
+        for name, value in headers.items()
+        if name.lower() not in _OF_A_CONNECTION and name.lower() not in _OURS
+    )
+
+
+def _target(request: web.BaseRequest) -> str:
+    """As the client wrote it, but for a host before the path."""
+    raw = request.raw_path
+    return raw if raw.startswith("/") else request.rel_url.raw_path_qs or "/"

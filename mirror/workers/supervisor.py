@@ -1,0 +1,225 @@
+"""Starts the owner and the fronts, starts again what ends by itself, and ends them all in order.
+
+The processes are forks of this one, which does nothing else: it has no threads, opens no store and
+listens without ever accepting. So what waits at a socket outlives the process that serves it.
+"""
+
+import os
+import select
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from socket import AF_UNIX, socket
+
+import structlog
+
+from mirror import __version__
+from mirror.config import Settings
+from mirror.web.listeners import BACKLOG, listening
+
+# A process that ends sooner than this is started again after a pause, twice as long each time.
+SOON_SECONDS = 10.0
+FIRST_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 30.0
+# What a process may take for its end beyond `shutdown_grace`.
+LAST_SECONDS = 10.0
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS = STOP_SIGNALS | {signal.SIGCHLD}
+_READY = b"1"
+
+_log = structlog.get_logger()
+
+Serving = AbstractAsyncContextManager[object]
+# Serves until it is told to stop, or its supervisor is gone (the descriptor comes to an end), and
+# tells when it is ready; the value is the process's exit code.
+Serve = Callable[[Callable[[], Serving], int, Callable[[], None]], int]
+
+
+@dataclass
+class _Child:
+    """One place for a process, and the process in it."""
+
+    name: str
+    serving: Callable[[], Serving]
+    pid: int = 0
+    started_at: float = 0.0
+    pause_seconds: float = FIRST_PAUSE_SECONDS
+    due_at: float = field(default=0.0)
+
+    @property
+    def is_running(self) -> bool:
+        return self.pid != 0
+
+
+class Supervisor:
+    """`owner` gets a listening Unix socket; `front` gets listening sockets and that one's path."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        serve: Serve,
+        owner: Callable[[socket], Serving],
+        front: Callable[[Sequence[socket], str], Serving],
+    ) -> None:
+        self._settings = settings
+        self._serve = serve
+        self._owner = owner
+        self._front = front
+        self._children: list[_Child] = []
+        self._lifeline = (-1, -1)
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT; the value is the exit code. Raises CannotListen, OSError."""
+        host, port = self._settings.listen
+        listeners = [listening(host, port, shared=True)]
+        port = listeners[0][0].getsockname()[1]
+        listeners += [listening(host, port, shared=True) for _ in range(self._settings.workers - 1)]
+        folder = Path(tempfile.mkdtemp(prefix="mirror-"))
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._lifeline = os.pipe()
+        try:
+            return self._run(listeners, folder / "owner", port)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _run(self, listeners: list[list[socket]], path: Path, port: int) -> int:
+        for_fronts = socket(AF_UNIX)
+        for_fronts.bind(str(path))
+        for_fronts.listen(BACKLOG)
+        for_fronts.setblocking(False)
+        owner = _Child("owner", lambda: self._owner(for_fronts))
+        self._children = [owner]
+        failed = self._start_first(owner)
+        if failed is not None:
+            return failed
+        for number, sockets in enumerate(listeners, 1):
+            front = _Child(f"front {number}", partial(self._front, sockets, str(path)))
+            self._children.append(front)
+            self._start(front)
+        _log.info(
+            "serving",
+            host=self._settings.listen[0] or "*",
+            port=port,
+            version=__version__,
+            owner_pid=owner.pid,
+            front_pids=[front.pid for front in self._children[1:]],
+        )
+        self._watch()
+        _log.info("stopping", grace_seconds=float(self._settings.shutdown_grace))
+        for sockets in listeners:
+            for each in sockets:
+                each.close()
+        self._stop(self._children[1:])
+        self._stop([owner])
+        _log.info("stopped")
+        return 0
+
+    def _start_first(self, owner: _Child) -> int | None:
+        """Until the owner is ready; else the exit code, where it cannot be, or shall not."""
+        ready, told = os.pipe()
+        self._start(owner, told)
+        os.close(told)
+        while True:
+            if select.select([ready], [], [], 0.05)[0]:
+                if os.read(ready, 1) == _READY:
+                    os.close(ready)
+                    return None
+                return self._exit_code_of(owner)
+            if signal.sigpending() & STOP_SIGNALS:
+                self._stop([owner])
+                return 0
+
+    def _start(self, child: _Child, told: int | None = None) -> None:
+        child.started_at = time.monotonic()
+        pid = os.fork()
+        if pid:
+            child.pid = pid
+            return
+        code = 1
+        try:
+            os.close(self._lifeline[1])
+            # Ctrl-C reaches all processes of a terminal; what follows from it is decided in one.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            code = self._serve(child.serving, self._lifeline[0], _teller(told))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def _watch(self) -> None:
+        """Starts again what ends, until a signal says stop."""
+        while True:
+            due = [each.due_at for each in self._children if not each.is_running]
+            wait_seconds = max(0.0, min(due) - time.monotonic()) if due else MAX_PAUSE_SECONDS
+            got = signal.sigtimedwait(_SIGNALS, wait_seconds)
+            if got is not None and got.si_signo in STOP_SIGNALS:
+                return
+            self._note_ended()
+            for child in self._children:
+                if not child.is_running and child.due_at <= time.monotonic():
+                    self._start(child)
+                    _log.info("process started again", process=child.name, pid=child.pid)
+
+    def _note_ended(self) -> None:
+        for child in self._children:
+            if not child.is_running:
+                continue
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if not pid:
+                continue
+            lived_seconds = time.monotonic() - child.started_at
+            if lived_seconds >= SOON_SECONDS:
+                child.pause_seconds = FIRST_PAUSE_SECONDS
+            child.pid = 0
+            child.due_at = time.monotonic() + child.pause_seconds
+            _log.error(
+                "process ended",
+                process=child.name,
+                pid=pid,
+                exit_code=os.waitstatus_to_exitcode(status),
+                again_in_seconds=child.pause_seconds,
+            )
+            child.pause_seconds = min(MAX_PAUSE_SECONDS, 2 * child.pause_seconds)
+
+    def _stop(self, children: Sequence[_Child]) -> None:
+        """Lets them end within the grace; a second signal ends them whatever they do."""
+        for child in children:
+            _send(child, signal.SIGTERM)
+        deadline = time.monotonic() + self._settings.shutdown_grace + LAST_SECONDS
+        while any(child.is_running for child in children):
+            left_seconds = deadline - time.monotonic()
+            got = signal.sigtimedwait(_SIGNALS, max(0.0, left_seconds))
+            if got is None or got.si_signo in STOP_SIGNALS:
+                for child in self._children:
+                    _send(child, signal.SIGKILL)
+            for child in children:
+                if child.is_running and os.waitpid(child.pid, os.WNOHANG)[0]:
+                    child.pid = 0
+
+    def _exit_code_of(self, child: _Child) -> int:
+        _, status = os.waitpid(child.pid, 0)
+        child.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+
+def _teller(told: int | None) -> Callable[[], None]:
+    def tell() -> None:
+        if told is not None:
+            os.write(told, _READY)
+            os.close(told)
+
+    return tell
+
+
+def _send(child: _Child, number: signal.Signals) -> None:
+    if child.is_running:
+        os.kill(child.pid, number)

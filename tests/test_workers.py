@@ -1,0 +1,222 @@
+"""Several processes on one port and one folder."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.client import RawResponse, raw_get, raw_open
+from tests.fakes.faults import Gate
+from tests.fakes.registry import FakeRegistry
+from tests.support.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
+from tests.support.process import Process, serving
+
+MANIFEST = f"/v2/{UPSTREAM}/{APP}/manifests/latest"
+DATA = some_bytes(8_000_000)
+
+
+@dataclass
+class Mirror:
+    """One of several processes; `told` is what it said as it began to serve."""
+
+    process: Process
+    told: Mapping[str, Any]
+
+    @property
+    def owner_pid(self) -> int:
+        return int(self.told["owner_pid"])
+
+    @property
+    def front_pids(self) -> list[int]:
+        return list(self.told["front_pids"])
+
+    async def get(self, path: str, **options: Any) -> RawResponse:
+        return await raw_get(self.process.url + path, **options)
+
+    async def metric(self, name: str) -> float:
+        page = (await self.get("/metrics")).body.decode()
+        return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(name))
+
+    async def until_told(self, event: str) -> None:
+        async with asyncio.timeout(15):
+            while event.encode() not in await self.process.stderr.readline():
+                pass
+
+
+@asynccontextmanager
+async def mirror_of(
+    folder: Path, registry: FakeRegistry, workers: int, **settings: Any
+) -> AsyncIterator[Mirror]:
+    upstreams: dict[str, FakeRegistry | str] = {UPSTREAM: registry}
+    async with serving(folder, upstreams, workers=workers, **settings) as process:
+        mirror = Mirror(process, process.told)
+        yield mirror
+        if process.process.returncode is None:
+            process.send(signal.SIGTERM)
+            assert await process.exit_code() == 0
+
+
+@pytest.fixture
+async def mirror(registry: FakeRegistry, tmp_path: Path) -> AsyncIterator[Mirror]:
+    async with mirror_of(tmp_path, registry, workers=2) as mirror:
+        yield mirror
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+async def until_ended(pids: list[int]) -> None:
+    async def have_ended() -> bool:
+        return not any(map(is_running, pids))
+
+    await eventually(have_ended)
+
+
+async def test_each_kind_of_answer(mirror: Mirror, registry: FakeRegistry) -> None:
+    image = registry.add_image(APP, layers=[DATA, b"small"])
+    large = f"/v2/{UPSTREAM}/{APP}/blobs/{image.layers[0]}"
+    small = f"/v2/{UPSTREAM}/{APP}/blobs/{image.layers[1]}"
+    for _ in range(3):  # by either front, first asked and then known
+        assert (await mirror.get("/healthz")).body == b"alive\n"
+        assert (await mirror.get("/readyz")).body == b"ready\n"
+        assert (await mirror.get("/v2/")).status == 200
+        manifest = await mirror.get(MANIFEST)
+        assert (manifest.status, manifest.body) == (200, image.manifest)
+        assert manifest.headers["Docker-Content-Digest"] == image.digest
+        head = await mirror.get(MANIFEST, method="HEAD")
+        assert head.headers["Content-Length"] == str(len(image.manifest))
+        unchanged = await mirror.get(MANIFEST, headers={"If-None-Match": f'"{image.digest}"'})
+        assert (unchanged.status, unchanged.body) == (304, b"")
+        assert (await mirror.get(large)).body == DATA
+        assert (await mirror.get(small)).body == b"small"
+        part = await mirror.get(large, headers={"Range": "bytes=1000-1999"})
+        assert (part.status, part.body) == (206, DATA[1000:2000])
+        rest = await mirror.get(large, headers={"Range": "bytes=-10"})
+        assert (rest.status, rest.body) == (206, DATA[-10:])
+        parts = await mirror.get(large, headers={"Range": "bytes=0-9,100-109"})
+        assert (parts.status, parts.body.count(b"Content-Range: ")) == (206, 2)
+        beyond = await mirror.get(large, headers={"Range": "bytes=99999999-"})
+        assert (beyond.status, beyond.headers["Content-Range"]) == (416, f"bytes */{len(DATA)}")
+        assert (await mirror.get(f"/v2/{UPSTREAM}/{APP}/tags/list")).status == 200
+        assert (await mirror.get(MANIFEST + "-none")).status == 404
+        assert (await mirror.get(MANIFEST, method="PUT")).status == 405
+        assert (await mirror.get("/v2/evil.test/a/manifests/x?ns=evil.test")).status == 404
+        for answer in (manifest, head, part, parts, beyond):
+            assert not [name for name in answer.headers if name.lower().startswith("mirror-")]
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+async def test_many_clients_of_all_fronts_share_one_download(
+    registry: FakeRegistry, tmp_path: Path, workers: int
+) -> None:
+    gate = Gate(4_000_000)
+    registry.fail(gate, kind="blob")
+    path = add_layer(registry, DATA)
+    async with mirror_of(tmp_path, registry, workers) as mirror, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(mirror.get(path)) for _ in range(24)]
+        await eventually(lambda: _equals(mirror, "mirror_download_followers", 24))
+        gate.open()
+        bodies = {(await task).body for task in tasks}
+    assert bodies == {DATA}
+    assert [seen.method for seen in registry.requests if seen.kind == "blob"] == ["GET"]
+
+
+async def _equals(mirror: Mirror, name: str, value: float) -> bool:
+    return await mirror.metric(name) == value
+
+
+async def test_a_killed_owner_costs_no_client_its_pull(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    registry.fail(Gate(5_000_000), kind="blob", times=1)
+    path = add_layer(registry, DATA)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(mirror.get(path)) for _ in range(8)]
+        await registry.until(lambda: any(seen.held for seen in registry.requests))
+        await eventually(lambda: _equals(mirror, "mirror_download_followers", 8))
+        os.kill(mirror.owner_pid, signal.SIGKILL)
+        answers = [await task for task in tasks]
+    assert {answer.ended for answer in answers} == {"complete"}
+    assert {answer.body for answer in answers} == {DATA}
+    ranges = [seen.headers.get("Range") for seen in registry.requests if seen.kind == "blob"]
+    assert len(ranges) == 2
+    assert int((ranges[1] or "bytes=0-")[6:].split("-")[0]) > 3_000_000
+
+
+async def test_what_was_answered_is_answered_while_the_owner_is_away(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    image = registry.add_image(APP)
+    for _ in range(8):
+        assert (await mirror.get(MANIFEST)).status == 200
+    os.kill(mirror.owner_pid, signal.SIGKILL)
+    for _ in range(8):
+        assert (await mirror.get(MANIFEST)).body == image.manifest
+
+
+async def test_a_killed_front_is_started_again_and_loses_no_connection_that_waits(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    image = registry.add_image(APP)
+    for pid in mirror.front_pids:
+        os.kill(pid, signal.SIGKILL)
+    answers = await asyncio.gather(*(mirror.get(MANIFEST) for _ in range(10)))
+    assert {answer.body for answer in answers} == {image.manifest}
+    await mirror.until_told("process started again")
+
+
+async def test_metrics_are_those_of_all(mirror: Mirror, registry: FakeRegistry) -> None:
+    registry.add_image(APP)
+    await asyncio.gather(*(mirror.get(MANIFEST) for _ in range(40)))
+    assert await mirror.metric("mirror_requests_total") == 40
+    assert await mirror.metric("mirror_client_first_byte_seconds_count") == 40
+    assert await mirror.metric("mirror_pulls_saved_total") == 39
+
+
+async def test_a_clean_end_lets_transfers_end(registry: FakeRegistry, tmp_path: Path) -> None:
+    gate = Gate(4_000_000)
+    registry.fail(gate, kind="blob")
+    path = add_layer(registry, DATA)
+    async with (
+        mirror_of(tmp_path, registry, 2) as mirror,
+        raw_open(mirror.process.url + path) as stream,
+    ):
+        body = await stream.read(1000)
+        mirror.process.send(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        gate.open()
+        while piece := await stream.read():
+            body += piece
+        assert body == DATA
+        assert await mirror.process.exit_code() == 0
+        await until_ended([mirror.owner_pid, *mirror.front_pids])
+
+
+async def test_without_their_supervisor_they_end(mirror: Mirror) -> None:
+    mirror.process.send(signal.SIGKILL)
+    await until_ended([mirror.owner_pid, *mirror.front_pids])
+
+
+async def test_a_second_signal_ends_all(registry: FakeRegistry, tmp_path: Path) -> None:
+    registry.fail(Gate(1000), kind="blob")
+    path = add_layer(registry, DATA)
+    async with (
+        mirror_of(tmp_path, registry, 2) as mirror,
+        raw_open(mirror.process.url + path) as stream,
+    ):
+        assert await stream.read(10)
+        mirror.process.send(signal.SIGINT)
+        await asyncio.sleep(0.3)
+        mirror.process.send(signal.SIGINT)
+        await mirror.process.exit_code()
+        await until_ended([mirror.owner_pid, *mirror.front_pids])
