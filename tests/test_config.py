@@ -10,7 +10,7 @@ from mirror.config import ConfigurationError, Settings, load
 WELL_KNOWN = (
     "docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, public.ecr.aws, mcr.microsoft.com"
 )
-TOP = "default_upstream, listen, log, offline, shutdown_grace, storage, upstreams"
+TOP = "default_upstream, listen, log, offline, shutdown_grace, storage, upstreams, workers"
 A_DURATION = "a duration is a number with a unit, like 30s, 5m, 12h or 30d"
 AN_ADDRESS = "an address to listen on is host:port, like 127.0.0.1:5000 or [::]:5000"
 AN_ENDPOINT = "an endpoint is http://host[:port][/path], or the same with https://"

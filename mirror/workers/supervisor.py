@@ -37,9 +37,25 @@ _READY = b"1"
 _log = structlog.get_logger()
 
 Serving = AbstractAsyncContextManager[object]
-# Serves until it is told to stop, or its supervisor is gone (the descriptor comes to an end), and
-# tells when it is ready; the value is the process's exit code.
-Serve = Callable[[Callable[[], Serving], int, Callable[[], None]], int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a process gets from its supervisor: a descriptor that comes to an end with it, and one
+    to tell it by that it is ready, where the supervisor waits for that.
+    """
+
+    lifeline: int
+    told: int | None
+
+    def tell_ready(self) -> None:
+        if self.told is not None:
+            os.write(self.told, _READY)
+            os.close(self.told)
+
+
+# Serves until it is told to stop, or its supervisor is gone; the value is the exit code.
+Serve = Callable[[Callable[[], Serving], Place], int]
 
 
 @dataclass
@@ -149,7 +165,7 @@ class Supervisor:
             # Ctrl-C reaches all processes of a terminal; what follows from it is decided in one.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            code = self._serve(child.serving, self._lifeline[0], _teller(told))
+            code = self._serve(child.serving, Place(self._lifeline[0], told))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -209,15 +225,6 @@ class Supervisor:
         _, status = os.waitpid(child.pid, 0)
         child.pid = 0
         return os.waitstatus_to_exitcode(status)
-
-
-def _teller(told: int | None) -> Callable[[], None]:
-    def tell() -> None:
-        if told is not None:
-            os.write(told, _READY)
-            os.close(told)
-
-    return tell
 
 
 def _send(child: _Child, number: signal.Signals) -> None:

@@ -1,0 +1,144 @@
+"""A mirror that serves, until SIGTERM or Ctrl-C, as one process or as several.
+
+The exit code is 0, or 1 where it could not serve; then a line of the log says what to do.
+"""
+
+import asyncio
+import resource
+import signal
+import tempfile
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import structlog
+
+from mirror import __version__
+from mirror.app import running
+from mirror.config import Settings
+from mirror.errors import MirrorError
+from mirror.logs import logging_at_once, logging_to_stderr
+from mirror.store.folder import FolderInUse
+from mirror.store.schema import IndexTooNew
+from mirror.web.listeners import CannotListen
+from mirror.workers.front import fronting
+from mirror.workers.supervisor import Place, Serving, Supervisor
+
+EXIT_FAILED = 1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Each client takes one, and so does each blob being read; most shells allow only 1,024.
+WANTED_DESCRIPTORS = 65_536
+
+Hindrance = FolderInUse | IndexTooNew | CannotListen | MirrorError | OSError
+
+
+def serve(settings: Settings) -> int:
+    """The exit code."""
+    _allow_descriptors()
+    if settings.workers > 1:
+        return _serve_as_several(settings)
+    with logging_to_stderr(settings.log.format, settings.log.level):
+        return _until_stopped(settings, _alone(settings))
+
+
+def _serve_as_several(settings: Settings) -> int:
+    """Each process has its own log, and all of them one stderr."""
+    log = settings.log
+    with tempfile.TemporaryFile() as turns, logging_at_once(log.format, log.level):
+
+        def serve_as_one(serving: Callable[[], Serving], place: Place) -> int:
+            with logging_to_stderr(log.format, log.level, turns.fileno()):
+                return _until_stopped(settings, _as_one_of_several(serving, place))
+
+        supervisor = Supervisor(
+            settings,
+            serve_as_one,
+            owner=lambda fronts: running(settings, fronts),
+            front=lambda sockets, path: fronting(
+                sockets, path, settings.storage.path, settings.shutdown_grace
+            ),
+        )
+        try:
+            return supervisor.run()
+        except (CannotListen, OSError) as error:
+            return _failed(error, settings)
+
+
+def _until_stopped(settings: Settings, serving: Coroutine[Any, Any, None]) -> int:
+    try:
+        asyncio.run(serving)
+    except (FolderInUse, IndexTooNew, CannotListen, MirrorError, OSError) as error:
+        return _failed(error, settings)
+    return 0
+
+
+async def _alone(settings: Settings) -> None:
+    log = structlog.get_logger()
+    stop = _stop_at(STOP_SIGNALS)
+    async with running(settings) as port:
+        log.info("serving", host=settings.listen[0] or "*", port=port, version=__version__)
+        await stop.wait()
+        log.info("stopping", grace_seconds=float(settings.shutdown_grace))
+    log.info("stopped")
+
+
+async def _as_one_of_several(serving: Callable[[], Serving], place: Place) -> None:
+    """What becomes of them all is for the supervisor to say, and to tell; without it, they end."""
+    stop = _stop_at((signal.SIGTERM,))
+    loop = asyncio.get_running_loop()
+    loop.add_reader(place.lifeline, stop.set)
+    async with serving():
+        place.tell_ready()
+        await stop.wait()
+        loop.remove_reader(place.lifeline)
+
+
+def _stop_at(signals: Iterable[signal.Signals]) -> asyncio.Event:
+    """Set by the first signal, which asks for a clean end; the next one ends the process, whatever
+    it does.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        stop.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in signals:
+        loop.add_signal_handler(number, ask)
+    return stop
+
+
+def _allow_descriptors() -> None:
+    """As many as wanted, or as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _failed(error: Hindrance, settings: Settings) -> int:
+    structlog.get_logger().error("mirror cannot serve", reason=_advice(error, settings))
+    return EXIT_FAILED
+
+
+def _advice(error: Hindrance, settings: Settings) -> str:
+    """An operator's mistake gets a sentence that says what to do."""
+    folder = settings.storage.path
+    if isinstance(error, FolderInUse):
+        return f"another mirror uses {folder}; stop it, or set a different storage.path"
+    if isinstance(error, IndexTooNew):
+        return (
+            f"{folder}: {error}; install the newer version again, or set a different storage.path"
+        )
+    if isinstance(error, CannotListen):
+        host, port = settings.listen
+        where = f"{host or '*'}:{port}"
+        return f"cannot listen on {where}: {error}; set a different address under `listen`"
+    if isinstance(error, MirrorError):
+        return error.message
+    return (
+        f"{error.filename or folder}: {error.strerror}; the mirror must be able to write to "
+        "storage.path"
+    )
