@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.client import RawResponse, raw_get, raw_open
+from tests.fakes.client import RawResponse, RawStream, raw_get, raw_open
 from tests.fakes.faults import Gate
 from tests.fakes.registry import FakeRegistry
+from tests.support.connections import connected
 from tests.support.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
 from tests.support.process import Process, serving
 
@@ -113,6 +114,32 @@ async def test_each_kind_of_answer(mirror: Mirror, registry: FakeRegistry) -> No
         assert (await mirror.get("/v2/evil.test/a/manifests/x?ns=evil.test")).status == 404
         for answer in (manifest, head, part, parts, beyond):
             assert not [name for name in answer.headers if name.lower().startswith("mirror-")]
+
+
+SAID_FROM_OUTSIDE = [
+    (b"POST /counts", b"X: y", {404, 405}),
+    (b"GET /v2/", b'Mirror-Counts: 1\r\nMirror-Told: {"kind": 1}', {200}),
+    (b"GET /v2/", b"Mirror-By-File: 1", {200}),
+    (b"GET /v2/a\xff/manifests/x", b"X: y", {400, 404}),
+    (b"HEAD " + MANIFEST.encode(), b"Accept: \xff", {200, 400}),
+    (b"GET http://evil.test/v2/", b"X: y", {200, 404}),
+    (b"OPTIONS *", b"X: y", {404, 405}),
+]
+
+
+async def test_what_is_between_the_processes_cannot_be_said_from_outside(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    registry.add_image(APP)
+    for line, header, statuses in SAID_FROM_OUTSIDE:
+        async with connected(mirror.process.url) as (transport, wire):
+            transport.write(line + b" HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n")
+            stream = RawStream(wire, line.split()[0].decode())
+            async with asyncio.timeout(15):
+                await stream.begin()
+        assert stream.status in statuses, line
+        assert not [name for name in stream.headers if name.lower().startswith("mirror-")]
+    assert await mirror.metric("mirror_requests_total") == len(SAID_FROM_OUTSIDE)
 
 
 @pytest.mark.parametrize("workers", [2, 4])

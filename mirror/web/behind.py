@@ -14,7 +14,7 @@ from mirror.errors import ShuttingDown
 from mirror.web.answering import Answers, answer
 from mirror.web.request import FACTS, Facts
 from mirror.web.status import Status
-from mirror.web.told import BY_FILE, COUNTS_PATH, READS_FILES, TOLD, tell
+from mirror.web.told import BY_FILE, COUNTS, READS_FILES, TOLD, tell
 
 CLOSING_SECONDS = 1
 # A client's headers and the front's own.
@@ -59,7 +59,7 @@ class BehindServer:
         await self._connections.shutdown(max(grace_seconds, CLOSING_SECONDS))
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.method == "POST" and request.path == COUNTS_PATH:
+        if COUNTS in request.headers:
             return await self._counts(request)
         page = self._status.pages.get(request.path)
         if page is not None and request.method in ("GET", "HEAD"):

@@ -19,11 +19,10 @@ from mirror.web.request import Facts
 
 # A header of the owner's answers.
 TOLD = "Mirror-Told"
-# Headers of a front's requests: for whom it asks, and that it reads files by itself.
-CLIENT = "Mirror-Client"
+# Headers of a front's requests, and never of a client's: it reads files by itself; it asks nothing,
+# and tells what it has counted.
 BY_FILE = "Mirror-By-File"
-# Where a front tells what it has counted.
-COUNTS_PATH = "/counts"
+COUNTS = "Mirror-Counts"
 READS_FILES = web.RequestKey("reads_files", bool)
 
 

@@ -9,10 +9,11 @@ from typing import Any, Self
 import aiohttp
 from yarl import URL
 
-from mirror.errors import UpstreamUnreachable
-from mirror.web.told import COUNTS_PATH
+from mirror.errors import NameInvalid, UpstreamUnreachable
+from mirror.web.told import COUNTS
 
 RETRY_SECONDS = 0.1
+TELL_SECONDS = 5.0
 READ_BYTES = 256 * 1024
 _HOST = "http://owner"
 
@@ -51,7 +52,7 @@ class Owner:
         self, method: str, target: str, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         """The answer, whose body is still to come; the caller closes it. `target` begins with a
-        slash. Raises OwnerLost, after a moment, so that it may be asked again at once.
+        slash. Raises NameInvalid; OwnerLost, after a moment, so that it may be asked again at once.
         """
         url = URL(_HOST + target, encoded=True)
         try:
@@ -59,14 +60,20 @@ class Owner:
         except (aiohttp.ClientError, OSError) as error:
             await asyncio.sleep(RETRY_SECONDS)
             raise OwnerLost(repr(error)) from error
+        except ValueError:
+            raise NameInvalid("this request is not ASCII") from None
 
     async def tell_counts(self, told: Mapping[str, Any]) -> None:
         """Raises OwnerLost."""
+        data, headers = json.dumps(told), {COUNTS: "1"}
         try:
-            async with self._session.post(_HOST + COUNTS_PATH, data=json.dumps(told)) as answer:
+            async with (
+                asyncio.timeout(TELL_SECONDS),
+                self._session.post(_HOST, data=data, headers=headers) as answer,
+            ):
                 answer.raise_for_status()
         except (aiohttp.ClientError, OSError) as error:
-            raise OwnerLost(str(error)) from error
+            raise OwnerLost(repr(error)) from error
 
 
 def unanswered() -> UpstreamUnreachable:

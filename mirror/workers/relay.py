@@ -25,12 +25,10 @@ from mirror.workers.sending import Sending
 
 # From one request to an answer's headers, however often the owner ends meanwhile.
 ANSWER_SECONDS = 28.0
-_OURS = frozenset({TOLD.lower(), BY_FILE.lower()})
-# Of one connection only (RFC 9110 §7.6.1), or made anew for the next one.
-_OF_A_CONNECTION = frozenset({
-    "connection", "date", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade",
-})  # fmt: skip
+# What the owner looks at; anything else a client sends ends here.
+_ASKED = (hdrs.ACCEPT, hdrs.IF_NONE_MATCH, hdrs.IF_RANGE, hdrs.RANGE, "Priority")
+# Of one connection only (RFC 9110 §7.6.1), made anew for the next one, or between us.
+_NOT_PASSED = frozenset({"connection", "date", "keep-alive", "transfer-encoding", TOLD.lower()})
 _CONTENT = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
 
 _log = structlog.get_logger()
@@ -63,7 +61,7 @@ class Relay:
             return answer
         next_leg = partial(self._next_leg, request)
         return await Sending(request, answer, next_leg, self.note_given).send(
-            passed(answer.answer.headers)
+            _passed(answer.answer.headers)
         )
 
     async def _page(self, request: web.BaseRequest) -> web.Response:
@@ -135,7 +133,7 @@ async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
 
 async def _whole_answer(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.Response:
     """Raises OwnerLost."""
-    headers = passed(answer.headers)
+    headers = _passed(answer.headers)
     body = await whole(answer)
     if request.method == hdrs.METH_HEAD or answer.status == HTTPStatus.NOT_MODIFIED:
         return web.Response(status=answer.status, headers=headers)
@@ -152,19 +150,18 @@ def _is_large(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> bool:
 
 def _asked(request: web.BaseRequest, *, by_file: bool = True) -> CIMultiDict[str]:
     """The client's headers as the owner gets them."""
-    headers = passed(request.headers)
-    headers.popall(hdrs.CONTENT_LENGTH, None)
+    headers = CIMultiDict(
+        (name, value) for name in _ASKED for value in request.headers.getall(name, ())
+    )
     if by_file and request.method == hdrs.METH_GET:
         headers[BY_FILE] = "1"
     return headers
 
 
-def passed(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """What goes from one side to the other: neither the connection's nor what is between us."""
+def _passed(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """The owner's headers as the client gets them."""
     return CIMultiDict(
-        (name, value)
-        for name, value in headers.items()
-        if name.lower() not in _OF_A_CONNECTION and name.lower() not in _OURS
+        (name, value) for name, value in headers.items() if name.lower() not in _NOT_PASSED
     )
 
 

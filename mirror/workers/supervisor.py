@@ -149,7 +149,7 @@ class Supervisor:
                     os.close(ready)
                     return None
                 return self._exit_code_of(owner)
-            if signal.sigpending() & STOP_SIGNALS:
+            if signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
                 self._stop([owner])
                 return 0
 

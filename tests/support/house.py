@@ -1,6 +1,8 @@
 """A real mirror in the test's own event loop, over real sockets, in front of fake registries."""
 
 import asyncio
+import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from mirror.app import running
-from mirror.config import load
+from mirror.config import Settings, load
+from mirror.web.listeners import listening
+from mirror.workers.front import fronting
 from tests.fakes.client import RawResponse, raw_get
 from tests.fakes.registry import FakeRegistry
 
@@ -61,13 +65,17 @@ class House:
 
 @asynccontextmanager
 async def mirroring(
-    folder: Path, upstreams: dict[str, FakeRegistry | dict[str, Any]], **settings: Any
+    folder: Path,
+    upstreams: dict[str, FakeRegistry | dict[str, Any]],
+    *,
+    fronted: bool = False,
+    **settings: Any,
 ) -> AsyncIterator[House]:
     """A mirror whose upstreams are fakes (or their settings, written out); the cache is kept in
     `folder`, so that a second mirror can be opened on it. Other settings go into the file as given.
 
     Nothing is fetched that is not asked for, so that requests can be counted, unless an upstream's
-    settings say `prefetch: true`.
+    settings say `prefetch: true`. `fronted`: by a front process's server, though in this process.
     """
     described = {
         name: {"prefetch": False}
@@ -84,5 +92,22 @@ async def mirroring(
     file = folder / "mirror.yaml"
     file.write_text(yaml.safe_dump(document))
     settings_read = await asyncio.to_thread(load, file, {})
-    async with running(settings_read) as port:
+    async with _running(settings_read, is_fronted=fronted) as port:
         yield House(f"http://127.0.0.1:{port}", folder / "data")
+
+
+@asynccontextmanager
+async def _running(settings: Settings, *, is_fronted: bool) -> AsyncIterator[int]:
+    if not is_fronted:
+        async with running(settings) as port:
+            yield port
+        return
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as owner:
+        owner.bind(f"{folder}/owner")
+        owner.listen()
+        owner.setblocking(False)
+        grace_seconds = settings.shutdown_grace
+        async with running(settings, owner):
+            listeners = await asyncio.to_thread(listening, *settings.listen)
+            async with fronting(listeners, f"{folder}/owner", settings.storage.path, grace_seconds):
+                yield listeners[0].getsockname()[1]
