@@ -23,7 +23,7 @@ from mirror.web.replies import content_headers
 from mirror.web.request import FACTS, FilePart
 from mirror.web.slices import SLICE_BYTES, SLICE_SECONDS, send_slice
 from mirror.web.telling import tell_blob
-from mirror.web.told import READS_FILES, TOLD, tell
+from mirror.web.told import OLD_CLIENT, READS_FILES, TOLD, tell
 
 
 async def send_blob(
@@ -84,7 +84,8 @@ async def _size_for(
         return len(content)
     if isinstance(content, PassThrough):
         return content.size_bytes
-    if wanted is None and request.version >= HttpVersion11:
+    takes_chunks = request.version >= HttpVersion11 and OLD_CLIENT not in request.headers
+    if wanted is None and takes_chunks:
         return content.size()
     return await content.wait_size()
 

@@ -11,7 +11,9 @@ from mirror.downloads.reader import BlobReader, StoredReader
 from mirror.errors import MirrorError
 from mirror.names import Digest
 from mirror.web.request import FACTS
-from mirror.web.told import TOLD, ToldFile, tell
+from mirror.web.told import FAILED_LINE, TOLD, ToldFile, tell
+
+MAX_REASON_BYTES = 1000
 
 
 async def tell_blob(
@@ -26,8 +28,7 @@ async def tell_blob(
 ) -> web.StreamResponse:
     """The whole (200), or one range (206); the lines go out as `readable` says.
 
-    Raises MirrorError before the headers are out; after them it cuts the connection short, and the
-    front asks again for what is missing.
+    Raises MirrorError before the headers are out; after them the last line tells what happened.
     """
     facts = request[FACTS]
     status, start, end = 200, 0, size_bytes
@@ -50,7 +51,7 @@ async def tell_blob(
                 break
             await response.write(b"%d\n" % reach)
             start = reach
-    except MirrorError:
-        if request.transport is not None:
-            request.transport.close()
+    except MirrorError as error:
+        reason = error.message.replace("\n", " ").encode(errors="backslashreplace")
+        await response.write(b"%b%b\n" % (FAILED_LINE, reason[:MAX_REASON_BYTES]))
     return response

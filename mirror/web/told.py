@@ -23,6 +23,10 @@ TOLD = "Mirror-Told"
 # and tells what it has counted.
 BY_FILE = "Mirror-By-File"
 COUNTS = "Mirror-Counts"
+# Its client speaks HTTP/1.0, which knows no body of a length to come.
+OLD_CLIENT = "Mirror-Old-Client"
+# Begins the last line of a body that tells positions, where the blob cannot be had: why.
+FAILED_LINE = b"!"
 READS_FILES = web.RequestKey("reads_files", bool)
 
 

@@ -17,8 +17,8 @@ from mirror.errors import StorageFailed
 from mirror.store.handles import StoredBlob
 from mirror.web.replies import WRITE_BYTES
 from mirror.web.slices import SLICE_BYTES, SLICE_SECONDS, send_slice
-from mirror.web.told import ToldFile
-from mirror.workers.owner import OwnerLost
+from mirror.web.told import FAILED_LINE, ToldFile
+from mirror.workers.owner import OwnerFailed, OwnerLost
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/")
 
@@ -59,7 +59,7 @@ async def send_leg(
     note_sent: NoteSent,
 ) -> None:
     """What the leg gives of [start, end); `note_sent` is told of each piece, and whether sendfile
-    sent it. Raises OwnerLost, OSError, StorageFailed.
+    sent it. Raises OwnerLost, OwnerFailed, OSError, StorageFailed.
     """
     limit = inf if end is None else end
     if leg.blob is None:
@@ -87,6 +87,8 @@ async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 async def _reaches(answer: aiohttp.ClientResponse) -> AsyncIterator[int]:
     while line := await _read(answer.content.readline):
+        if line.startswith(FAILED_LINE):
+            raise OwnerFailed(line[len(FAILED_LINE) :].decode(errors="replace").strip())
         yield int(line)
 
 

@@ -19,7 +19,11 @@ _HOST = "http://owner"
 
 
 class OwnerLost(Exception):
-    """It ended in the middle of an answer, or cut it short."""
+    """It ended before an answer, or in the middle of one."""
+
+
+class OwnerFailed(Exception):
+    """It says that the rest of a blob cannot be had."""
 
 
 class Owner:

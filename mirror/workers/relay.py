@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import aiohttp
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 
 from mirror.addressing import Kind
@@ -17,10 +17,10 @@ from mirror.store.handles import StoredBlob
 from mirror.web.replies import WRITE_BYTES
 from mirror.web.request import FACTS, Facts
 from mirror.web.tally import Tally
-from mirror.web.told import BY_FILE, TOLD, ToldFile, hear
+from mirror.web.told import BY_FILE, OLD_CLIENT, TOLD, ToldFile, hear
 from mirror.workers.files import Files
 from mirror.workers.legs import Leg
-from mirror.workers.owner import Owner, OwnerLost, unanswered, whole
+from mirror.workers.owner import Owner, OwnerFailed, OwnerLost, unanswered, whole
 from mirror.workers.sending import Sending
 
 # From one request to an answer's headers, however often the owner ends meanwhile.
@@ -84,7 +84,7 @@ class Relay:
         return await _whole_answer(request, answer)
 
     async def _next_leg(self, request: web.BaseRequest, wanted: str, *, by_file: bool) -> Leg:
-        """This range of the same blob. Raises MirrorError, OwnerLost."""
+        """This range of the same blob. Raises OwnerLost, OwnerFailed."""
         headers = _asked(request, by_file=by_file)
         for name in (hdrs.IF_RANGE, hdrs.IF_NONE_MATCH):
             headers.popall(name, None)
@@ -93,11 +93,11 @@ class Relay:
         answer, told = await self._ask(request, headers, facts)
         if answer.status not in _CONTENT:
             answer.close()
-            raise OwnerLost(facts.error or f"status {answer.status}")
-        leg = Leg(answer, None, None) if told is None else await self._with_file(answer, told)
-        if leg is None:
-            raise OwnerLost("a blob's file is not where it was said to be")
-        return leg
+            raise OwnerFailed(facts.error or f"status {answer.status}")
+        if told is None:
+            return Leg(answer, None, None)
+        leg = await self._with_file(answer, told)
+        return leg or await self._next_leg(request, wanted, by_file=False)
 
     async def _ask(
         self, request: web.BaseRequest, headers: Mapping[str, str], facts: Facts
@@ -155,6 +155,8 @@ def _asked(request: web.BaseRequest, *, by_file: bool = True) -> CIMultiDict[str
     )
     if by_file and request.method == hdrs.METH_GET:
         headers[BY_FILE] = "1"
+    if request.version < HttpVersion11:
+        headers[OLD_CLIENT] = "1"
     return headers
 
 

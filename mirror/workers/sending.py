@@ -8,20 +8,19 @@ from typing import Any, Protocol
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 
-from mirror.errors import MirrorError, StorageFailed, UpstreamBroken
+from mirror.errors import StorageFailed, UpstreamBroken
 from mirror.names import Digest
 from mirror.web.request import FACTS, FilePart
 from mirror.workers.legs import Leg, send_leg
-from mirror.workers.owner import OwnerLost
+from mirror.workers.owner import OwnerFailed, OwnerLost
 
 # The next leg is asked for until nothing has come for this long.
 GO_ON_SECONDS = 60.0
-AGAIN_SECONDS = 0.2
 
 
 class NextLeg(Protocol):
     def __call__(self, wanted: str, *, by_file: bool) -> Coroutine[Any, Any, Leg]:
-        """Of this range. Raises MirrorError, OwnerLost."""
+        """Of this range. Raises OwnerLost, OwnerFailed."""
 
 
 class Sending:
@@ -59,7 +58,7 @@ class Sending:
             await self._send_legs(response)
         except UpstreamBroken:
             raise
-        except (OwnerLost, StorageFailed, OSError, TimeoutError) as error:
+        except (OwnerLost, OwnerFailed, StorageFailed, OSError, TimeoutError) as error:
             self._cut_short(str(error))
         except asyncio.CancelledError:
             self._cut_short("the client has hung up, or this mirror is shutting down")
@@ -84,33 +83,32 @@ class Sending:
                 await send_leg(
                     self._request, response, self._leg, self._position, self._end, self._note_sent
                 )
+            except OwnerLost:
+                if self._leg.blob is None:
+                    raise  # it may have cut the bytes short with reason, and could not tell
+            except StorageFailed:
+                if self._leg.blob is None:
+                    raise
+                self._is_by_file = False
+            else:
                 if self._end is None or self._position == self._end:
                     return
-                lost: Exception = OwnerLost("its answer ended early")
-            except OwnerLost as error:
-                lost = error
-            except StorageFailed as error:
-                lost, self._is_by_file = error, False
-            await self._go_on(lost)
+                raise OwnerFailed("the owner's answer ended early")
+            await self._go_on()
 
-    async def _go_on(self, lost: Exception) -> None:
-        """Raises OwnerLost where that cannot be, or takes too long."""
-        if "multipart" in self._first.answer.headers.get(hdrs.CONTENT_TYPE, ""):
-            raise OwnerLost(str(lost)) from lost
+    async def _go_on(self) -> None:
+        """Raises OwnerFailed, and OwnerLost where it takes too long."""
         await self._leg.close()
-        while time.monotonic() - self._moved_at < GO_ON_SECONDS:
+        while True:
             try:
-                leg = await self._next_leg(self._wanted(), by_file=self._is_by_file)
-            except (OwnerLost, MirrorError) as error:
-                lost = error
-                await asyncio.sleep(AGAIN_SECONDS)
-                continue
-            self._leg = leg
-            if leg.span()[0] == self._position:
-                return
-            await leg.close()
-            break
-        raise OwnerLost(str(lost)) from lost
+                self._leg = await self._next_leg(self._wanted(), by_file=self._is_by_file)
+            except OwnerLost:
+                if time.monotonic() - self._moved_at > GO_ON_SECONDS:
+                    raise
+            else:
+                break
+        if self._leg.span()[0] != self._position:
+            raise OwnerFailed("the owner's answer begins elsewhere")
 
     def _wanted(self) -> str:
         """What leads to a blob's end waits for its digest, and so has to be asked for as such."""
