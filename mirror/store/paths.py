@@ -4,7 +4,7 @@
     <root>/index.db                    what is known about the blobs (see index.py)
     <root>/index.db.new                one that is being made anew (see recovery.py, standin.py)
     <root>/index.db.damaged-<seconds>  one that could not be read (see recovery.py)
-    <root>/index.sound                 what it was at a clean end (see soundness.py)
+    <root>/index.sound                 whether it need not be read through (see soundness.py)
     <root>/index.backup.db             a copy of index.db, an hour old at most (see backup.py)
     <root>/index.backup.db.new         one that is being made
     <root>/blobs/sha256/ab/abcdef…     whole, verified, immutable (see blobs.py)
