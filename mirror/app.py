@@ -65,11 +65,14 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         await ledger.open()
         scrub = Scrub(store, index, quarantine, metrics, Pace(settings.storage.scrub_rate))
         house.push_async_callback(scrub.aclose)
-        proxy = Proxy(store, index, quarantine, scrub, usage, eviction, clients, metrics)
+        half_bytes = settings.cache_memory // 2  # for contents, and for answers given again
+        proxy = Proxy(
+            store, index, quarantine, scrub, usage, eviction, clients, metrics, half_bytes
+        )
         house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
         scrub.open()
         registry = Registry(_directory(settings), proxy, metrics)
-        server = Server(registry, Status(metrics, proxy.check_ready), metrics)
+        server = Server(registry, Status(metrics, proxy.check_ready), metrics, half_bytes)
         house.push_async_callback(lambda: server.aclose(grace.seconds_left()))
         house.callback(proxy.end_ahead)
         host, port = settings.listen
@@ -113,6 +116,8 @@ def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
         idle_timeout_seconds=settings.idle_timeout,
         keeps_vanished=settings.when_gone == "serve",
         prefetch=settings.prefetch,
+        max_connections=settings.max_connections,
+        max_bytes_per_second=settings.max_rate,
     )
 
 

@@ -17,8 +17,11 @@ _RETRY_SECONDS = 5
 class Crowd:
     """By digest. What was given up is cancelled, and what had come of it is kept in staging."""
 
-    def __init__(self, upstreams: Iterable[str]) -> None:
-        self.shares: Mapping[str, Shares] = {name: Shares() for name in upstreams}
+    def __init__(self, connections: Mapping[str, int]) -> None:
+        """`connections`: how many each upstream may have for blobs."""
+        self.shares: Mapping[str, Shares] = {
+            name: Shares(pool) for name, pool in connections.items()
+        }
         self.tasks: dict[Arrival, asyncio.Task[None]] = {}
         self._arrivals: dict[Digest, Arrival] = {}
 

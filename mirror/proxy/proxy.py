@@ -39,9 +39,11 @@ class Proxy:
         eviction: Eviction,
         clients: Mapping[str, UpstreamClient],
         metrics: Metrics,
+        hot_bytes: int,
     ) -> None:
+        """`hot_bytes` is what small contents may take of memory."""
         self._index = index
-        self._contents = Contents(store, index, quarantine, usage, eviction)
+        self._contents = Contents(store, index, quarantine, usage, eviction, hot_bytes)
         self._access = Access(index, clients)
         absences = Absences({name: client.upstream for name, client in clients.items()})
         stored = partial(_note_arrived, self._contents, self._access)

@@ -17,7 +17,6 @@ from mirror.web.request import FACTS, Facts
 
 # Then the request goes its whole way again, past the store's and the index's word.
 REPEAT_SECONDS = 5.0
-REPEATS_BYTES = 32 * 1024 * 1024
 MAX_REQUEST_BYTES = 4096
 # Headers and objects beside a request and an answer's body.
 _OVERHEAD_BYTES = 2048
@@ -51,11 +50,12 @@ class Repeat:
 
 
 class Repeats:
-    """Bounded in bytes; `until` counts on the monotonic clock."""
+    """`until` counts on the monotonic clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        """`most_bytes` is what all may take; larger than any of them."""
         self._known: LRUCache[bytes, Repeat] = LRUCache(
-            REPEATS_BYTES, getsizeof=lambda repeat: repeat.held_bytes
+            most_bytes, getsizeof=lambda repeat: repeat.held_bytes
         )
 
     def find(self, request: bytes) -> Repeat | None:

@@ -35,7 +35,10 @@ class CannotListen(Exception):
 class Server:
     """Listens once opened. `aclose` lets running answers end."""
 
-    def __init__(self, registry: Registry, status: Status, metrics: Metrics) -> None:
+    def __init__(
+        self, registry: Registry, status: Status, metrics: Metrics, repeats_bytes: int
+    ) -> None:
+        """`repeats_bytes` is what answers that are given again may take of memory."""
         self._metrics = metrics
         self._status = status
         self._registry = registry
@@ -45,7 +48,7 @@ class Server:
         self._connections = web.Server(self._handle, handler_cancellation=True)
         self._listener: asyncio.Server | None = None
         self._places = Places(connections_allowed(), metrics)
-        self._repeats = Repeats()
+        self._repeats = Repeats(repeats_bytes)
         self._running: set[asyncio.Task[object]] = set()
 
     async def open(self, host: str, port: int) -> int:
