@@ -54,6 +54,7 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         await eviction.open()
         quarantine = Quarantine(store, index, usage, metrics)
         house.push_async_callback(quarantine.aclose)
+        await quarantine.open()
         clients: dict[str, UpstreamClient] = {}
         blocks = Blocks()
         for upstream in upstreams_of(settings):

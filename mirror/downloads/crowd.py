@@ -51,6 +51,11 @@ class Crowd:
         under_way = [each for each in arriving if not each.is_stored and not each.is_given_up]
         return sum(each.present.count() + _to_come(each) for each in under_way)
 
+    def staged(self) -> tuple[int, int]:
+        """(blobs, bytes) that have come so far and are no blobs yet."""
+        staged = [each for each in self._arrivals.values() if not each.is_stored]
+        return len(staged), sum(each.present.count() for each in staged)
+
     def coming_bytes(self) -> int:
         """What is still to be written, as far as is known."""
         arriving = (each for each in self._arrivals.values() if not each.is_given_up)

@@ -49,6 +49,7 @@ class Proxy:
         stored = partial(_note_arrived, self._contents, self._access)
         self._downloads = Downloads(store, clients, metrics, stored, eviction)
         eviction.arriving_bytes = self._downloads.crowd.arriving_bytes
+        metrics.ask_staged(self._staged)
         self._store = store
         self._ahead = Ahead(clients, self._downloads, self._contents)
         self.manifests = Manifests(
@@ -57,6 +58,12 @@ class Proxy:
         self.blobs = Blobs(self._contents, self._downloads, self._access, absences, metrics)
         self.listings = Listings(clients, index)
         self.suspicions = Suspicions(scrub.check_soon)
+
+    def _staged(self) -> tuple[int, int]:
+        """(blobs, bytes) that are on their way in, or are left of those that broke off."""
+        blobs, staged_bytes = self._downloads.crowd.staged()
+        left = self._store.leftovers
+        return blobs + left.count, staged_bytes + left.size_bytes
 
     def end_ahead(self) -> None:
         """From now on nothing is fetched but what clients ask for."""

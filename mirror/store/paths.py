@@ -54,6 +54,10 @@ class Paths:
         return self.root / "blobs"
 
     @property
+    def damaged(self) -> Path:
+        return self.root / "damaged"
+
+    @property
     def staging(self) -> Path:
         return self.root / "staging"
 
@@ -62,7 +66,7 @@ class Paths:
 
     def damaged_blob(self, digest: Digest, number: int) -> Path:
         name = f"{digest.hex}.{number}" if number else digest.hex
-        return self.root / "damaged" / digest.algorithm / name
+        return self.damaged / digest.algorithm / name
 
     def damaged_index(self, seconds: int) -> Path:
         return self.root / f"{self.index.name}.damaged-{seconds}"
