@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import trustme
 
-from mirror.upstream.pace import BURST_SECONDS, LEAST_SLICE_BYTES, Pace
+from mirror.upstream.body import Blocks, Receiver
+from mirror.upstream.pace import BURST_SECONDS, LEAST_SLICE_BYTES, Pace, Portion
 from tests.fakes.auth import BearerAuth
 from tests.fakes.faults import Delay, Fault, Gate, NoLength, Trickle
 from tests.fakes.images import digest_of
@@ -116,6 +117,30 @@ async def test_what_came_uncalled_is_made_up_for() -> None:
     started = time.monotonic()
     pace.charge(RATE // 2)
     assert await take_all(pace, 1) - started > 0.4
+
+
+class Socket(asyncio.Transport):
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def test_a_connection_that_ends_while_it_waits_is_not_waited_for() -> None:
+    pace = await emptied(RATE)
+    portion = Portion(pace, anyone)
+    pace.charge(RATE // 10)
+    receiver = Receiver(Socket(), 1000, lambda _: None, Blocks(), portion)
+    reading = asyncio.ensure_future(receiver.next_block(30))
+    await asyncio.sleep(0)
+    receiver.connection_lost(ConnectionResetError())
+    with pytest.raises(ConnectionResetError):
+        async with asyncio.timeout(2):
+            await reading
 
 
 # --- Through the front door -----------------------------------------------------------------------

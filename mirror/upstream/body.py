@@ -165,10 +165,10 @@ class Receiver(asyncio.BufferedProtocol):
         """What has come, waited for if need be; None at the end of the body."""
         if not self._filled_bytes and not self.missing_bytes:
             return None
+        if not self._filled_bytes and self._error is None and not self._portion.left_bytes:
+            await self._portion.wait(self._room_bytes)
+            self._transport.resume_reading()
         if not self._filled_bytes and self._error is None:
-            if not self._portion.left_bytes:
-                await self._portion.wait(self._room_bytes)
-                self._transport.resume_reading()
             await self._wait(idle_timeout_seconds)
         if self._error is None:
             await self._gather()
