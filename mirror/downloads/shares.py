@@ -11,11 +11,12 @@ from mirror.downloads.pulse import Pulse
 # ranges that readers wait for.
 CONNECTIONS = 48
 CONNECTIONS_SHARE = 0.75
-# Beyond the first one of each blob: so much of them.
-FURTHER_SHARE = 0.5
+# Beyond the first one of each blob.
+MAX_FURTHER = 24
 # Blobs that nobody has asked for yet.
 MAX_AHEAD = 20
-AHEAD_SHARE = 0.5
+# Of few connections, no more than so much for either.
+SECONDARY_SHARE = 0.5
 # An upstream that refused a further connection is not asked for as many for so long.
 REFUSED_SECONDS = 60
 # Whether an upstream takes ranges is found out anew after this time.
@@ -27,19 +28,29 @@ class Shares:
 
     def __init__(self, pool: int = 256, clock: Callable[[], float] = time.monotonic) -> None:
         """`pool` is how many connections there may be for blobs."""
-        self.connections = max(1, min(CONNECTIONS, int(pool * CONNECTIONS_SHARE)))
-        self.max_further = int(self.connections * FURTHER_SHARE)
-        self.max_ahead = max(1, min(MAX_AHEAD, int(self.connections * AHEAD_SHARE)))
+        self._pool = pool
         self._clock = clock
         self.asked = 0
         self.further = 0
         self.ahead = 0
         # Beats when something was given back.
         self.freed = Pulse()
-        self._most_further = self.max_further
+        self._most_further = MAX_FURTHER
         self._refused_until = 0.0
         self._takes_ranges: bool | None = None
         self._ranges_until = 0.0
+
+    @property
+    def connections(self) -> int:
+        return max(1, min(CONNECTIONS, int(self._pool * CONNECTIONS_SHARE)))
+
+    @property
+    def max_further(self) -> int:
+        return min(MAX_FURTHER, int(self.connections * SECONDARY_SHARE))
+
+    @property
+    def max_ahead(self) -> int:
+        return max(1, min(MAX_AHEAD, int(self.connections * SECONDARY_SHARE)))
 
     @property
     def is_crowded(self) -> bool:
@@ -58,8 +69,8 @@ class Shares:
     def may_widen(self) -> bool:
         is_full = self.asked + self.further >= self.connections
         if self._clock() >= self._refused_until:
-            self._most_further = self.max_further
-        return self.further < self._most_further and not is_full
+            self._most_further = MAX_FURTHER
+        return self.further < min(self._most_further, self.max_further) and not is_full
 
     def refuse(self) -> None:
         """The upstream refused one of the further connections that are counted now."""
