@@ -61,6 +61,7 @@ async def running(settings: Settings, fronts: socket | None = None) -> AsyncIter
         await eviction.open()
         quarantine = Quarantine(store, index, usage, metrics)
         house.push_async_callback(quarantine.aclose)
+        await quarantine.open()
         clients: dict[str, UpstreamClient] = {}
         blocks = Blocks()
         for upstream in upstreams_of(settings):
@@ -72,10 +73,13 @@ async def running(settings: Settings, fronts: socket | None = None) -> AsyncIter
         await ledger.open()
         scrub = Scrub(store, index, quarantine, metrics, Pace(settings.storage.scrub_rate))
         house.push_async_callback(scrub.aclose)
-        proxy = Proxy(store, index, quarantine, scrub, usage, eviction, clients, metrics)
+        half_bytes = settings.cache_memory // 2  # for contents, and for answers given again
+        proxy = Proxy(
+            store, index, quarantine, scrub, usage, eviction, clients, metrics, half_bytes
+        )
         house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
         scrub.open()
-        server = _server(settings, proxy, metrics, is_behind=fronts is not None)
+        server = _server(settings, proxy, metrics, half_bytes, is_behind=fronts is not None)
         house.push_async_callback(lambda: server.aclose(grace.seconds_left()))
         house.callback(proxy.end_ahead)
         if fronts is not None:
@@ -88,12 +92,13 @@ async def running(settings: Settings, fronts: socket | None = None) -> AsyncIter
 
 
 def _server(
-    settings: Settings, proxy: Proxy, metrics: Metrics, *, is_behind: bool
+    settings: Settings, proxy: Proxy, metrics: Metrics, repeats_bytes: int, *, is_behind: bool
 ) -> Server | BehindServer:
     """`is_behind` front processes, which count for themselves, and tell."""
     status = Status(metrics, proxy.check_ready)
     if not is_behind:
-        return Server(Registry(_directory(settings), proxy, metrics), status, metrics)
+        registry = Registry(_directory(settings), proxy, metrics)
+        return Server(registry, status, metrics, repeats_bytes)
     registry = Registry(_directory(settings), proxy, Uncounted())
     add_told = partial(add, counts=metrics, note_given=registry.note_given)
     return BehindServer(registry, status, add_told)
@@ -136,6 +141,8 @@ def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
         idle_timeout_seconds=settings.idle_timeout,
         keeps_vanished=settings.when_gone == "serve",
         prefetch=settings.prefetch,
+        max_connections=settings.max_connections,
+        max_bytes_per_second=settings.max_rate,
     )
 
 

@@ -49,6 +49,15 @@ class Cache(StrEnum):
     NONE = "none"  # nothing that is cached: errors, pings, pages of tags
 
 
+class State(StrEnum):
+    """Of what lies in the cache folder: each blob is in one."""
+
+    STORED = "stored"  # whole, and makes room when it has to
+    PINNED = "pinned"  # whole, and stays
+    STAGED = "staged"  # on its way in, or left by a download that broke off
+    DAMAGED = "damaged"  # set aside
+
+
 class Metrics:
     """Owns one Prometheus registry, so that two mirrors in one process do not share counts."""
 
@@ -143,8 +152,12 @@ class Metrics:
         self._registry.register(self._repository_pulls)
 
     def _count_blobs(self) -> None:
-        self.cache_bytes = self._gauge("mirror_cache_bytes", "Bytes of stored blobs")
-        self.cache_blobs = self._gauge("mirror_cache_blobs", "Stored blobs, manifests included")
+        self._cache_bytes = self._gauge("mirror_cache_bytes", "Bytes of blobs here", ["state"])
+        self._cache_blobs = self._gauge(
+            "mirror_cache_blobs", "Blobs here, manifests included", ["state"]
+        )
+        for state in State:
+            self.holds(state, 0, 0)
         self._evicted_blobs = self._counter(
             "mirror_evicted_blobs", "Blobs that made room for others"
         )
@@ -255,6 +268,15 @@ class Metrics:
 
     def circuit(self, upstream: str, endpoint: str, request_class: str, *, is_open: bool) -> None:
         self._circuit_open.labels(upstream, endpoint, request_class).set(int(is_open))
+
+    def holds(self, state: State, count: int, size_bytes: int) -> None:
+        self._cache_blobs.labels(state.value).set(count)
+        self._cache_bytes.labels(state.value).set(size_bytes)
+
+    def ask_staged(self, usage: Callable[[], tuple[int, int]]) -> None:
+        """`usage` is asked for (blobs, bytes) whenever the metrics are read."""
+        self._cache_blobs.labels(State.STAGED.value).set_function(lambda: usage()[0])
+        self._cache_bytes.labels(State.STAGED.value).set_function(lambda: usage()[1])
 
     def evicted(self, size_bytes: int, unused_seconds: float) -> None:
         self._evicted_blobs.inc()

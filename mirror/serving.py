@@ -53,9 +53,7 @@ def _serve_as_several(settings: Settings) -> int:
             settings,
             serve_as_one,
             owner=lambda fronts: running(settings, fronts),
-            front=lambda sockets, path: fronting(
-                sockets, path, settings.storage.path, settings.shutdown_grace
-            ),
+            front=lambda sockets, path: fronting(settings, sockets, path),
         )
         try:
             return supervisor.run()

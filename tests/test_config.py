@@ -10,8 +10,22 @@ from mirror.config import ConfigurationError, Settings, load
 WELL_KNOWN = (
     "docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, public.ecr.aws, mcr.microsoft.com"
 )
-TOP = "default_upstream, listen, log, offline, shutdown_grace, storage, upstreams, workers"
+TOP = ", ".join(
+    [
+        "cache_memory",
+        "default_upstream",
+        "listen",
+        "log",
+        "offline",
+        "shutdown_grace",
+        "storage",
+        "upstreams",
+        "workers",
+    ]
+)
 A_DURATION = "a duration is a number with a unit, like 30s, 5m, 12h or 30d"
+A_SIZE = "a size is a number with a unit, like 512KiB, 20MiB or 1.5GiB, or 0"
+A_NUMBER = "this must be a whole number"
 AN_ADDRESS = "an address to listen on is host:port, like 127.0.0.1:5000 or [::]:5000"
 AN_ENDPOINT = "an endpoint is http://host[:port][/path], or the same with https://"
 A_HOST = (
@@ -121,6 +135,12 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file_then_of_the_envi
         ("storage: {path: ''}", "storage.path", "this must be a path"),
         ("offline: perhaps", "offline", "this must be true or false"),
         ("offline: [true]", "offline", "this must be true or false"),
+        ("cache_memory: 64", "cache_memory", A_SIZE),
+        (
+            "cache_memory: 15MiB",
+            "cache_memory",
+            "this must be at least 16MiB: half of it has to hold a large manifest or two",
+        ),
         ("shutdown_grace: 30", "shutdown_grace", A_DURATION),
         ("shutdown_grace: 30 parsecs", "shutdown_grace", A_DURATION),
         ("shutdown_grace: -1s", "shutdown_grace", A_DURATION),
@@ -171,6 +191,23 @@ def test_wrong_values(tmp_path: Path, text: str, path: str, message: str) -> Non
             "a path prefix is the start of a repository name",
         ),
         ("{endpoints: ['http://x'], connect_timeout: 0s}", "connect_timeout", "longer than 0s"),
+        (
+            "{endpoints: ['http://x'], max_connections: 1}",
+            "max_connections",
+            "this must be a number from 2, one for blobs and one for the rest, to 10000",
+        ),
+        (
+            "{endpoints: ['http://x'], max_connections: 10001}",
+            "max_connections",
+            "one for blobs and one for the rest, to 10000",
+        ),
+        ("{endpoints: ['http://x'], max_connections: many}", "max_connections", A_NUMBER),
+        (
+            "{endpoints: ['http://x'], max_rate: 1KiB}",
+            "max_rate",
+            "with less than 64KiB in a second no image would ever arrive",
+        ),
+        ("{endpoints: ['http://x'], max_rate: 20}", "max_rate", A_SIZE),
         ("{endpoints: ['http://x'], tag_ttl: 5 m}", "tag_ttl", A_DURATION),
         ("{endpoints: ['http://x'], when_gone: cry}", "when_gone", "'forget' or 'serve'"),
         (

@@ -9,7 +9,7 @@ import pytest
 from mirror.manifest import OCI_INDEX, Manifest
 from mirror.metrics import Metrics
 from mirror.names import Digest
-from mirror.proxy.contents import HOT_BLOB_BYTES, Contents
+from mirror.proxy.contents import HOT_BLOB_BYTES, OVERHEAD_BYTES, Contents
 from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction, Limits
 from mirror.store.handles import Handle, StoredBlob
@@ -20,6 +20,7 @@ from tests.support.layers import some_bytes
 
 LARGE = some_bytes(HOT_BLOB_BYTES + 1)
 DIGEST = Digest.of(LARGE)
+HOT_BYTES = 10_000
 
 
 @dataclass
@@ -41,7 +42,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     usage = Usage(metrics)
     quarantine = Quarantine(store, index, usage, metrics)
     eviction = Eviction(store, index, usage, metrics, Limits())
-    contents = Contents(store, index, quarantine, usage, eviction)
+    contents = Contents(store, index, quarantine, usage, eviction, HOT_BYTES)
     yield Room(store, index, contents)
     await contents.aclose()
     await quarantine.aclose()
@@ -91,3 +92,21 @@ async def test_a_blob_that_is_doubted_while_another_opens_it_is_not_handed_out(
     assert not await room.store.has(DIGEST), "it is set aside"
     await room.add(LARGE)
     (await opened(room)).close()
+
+
+async def test_what_is_in_memory_is_bounded(room: Room) -> None:
+    most = 3
+    contents = [some_bytes(HOT_BYTES // most - OVERHEAD_BYTES, seed) for seed in range(most + 2)]
+    for data in contents:
+        await room.add(data)
+        assert await room.contents.find(Digest.of(data)) == data
+    hot = [room.contents.hot(Digest.of(data)) for data in contents]
+    assert hot == [None, None, *contents[-most:]]
+
+
+async def test_what_is_larger_than_the_memory_is_read_each_time(room: Room) -> None:
+    data = some_bytes(HOT_BYTES)
+    await room.add(data)
+    for _ in range(2):
+        assert await room.contents.find(Digest.of(data)) == data
+        assert room.contents.hot(Digest.of(data)) is None

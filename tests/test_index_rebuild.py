@@ -1,7 +1,9 @@
 """An index that is gone or damaged is made anew at the next start, and what it cost is told."""
 
 import asyncio
+import contextlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import closing, contextmanager
@@ -12,9 +14,11 @@ import pytest
 import structlog
 
 import mirror.store.backup
+from mirror.errors import StorageFailed
 from mirror.manifest import Descriptor
 from mirror.names import Digest, Repository, Tag
 from mirror.store import backup as backup_module
+from mirror.store import soundness
 from mirror.store.backup import IndexBackup, back_up
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index, RememberedListing, RememberedTag
@@ -383,13 +387,65 @@ async def test_after_a_clean_end_the_index_is_not_read_again(
     await fill(store, count=3)
     index = await open_index(store)
     assert read == [store.paths.index], "nobody knows how it was left"
-    await index.aclose()
-    index = await open_index(store)
-    assert len(read) == 2, "it was killed, as far as we know"
     await close_index(index, store)
     await close_index(await open_index(store), store)
-    assert len(read) == 2
+    assert len(read) == 1
     with store.paths.index.open("ab") as file:
         file.write(b"x")
     await close_index(await open_index(store), store)
-    assert len(read) == 3, "somebody has changed it"
+    assert len(read) == 2, "somebody has changed it"
+
+
+async def test_after_a_kill_the_index_is_read_again_if_the_system_ended_or_it_had_failed(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: list[Path] = []
+
+    def damage_of(path: Path) -> None:
+        read.append(path)
+
+    monkeypatch.setattr("mirror.store.sqlite.damage_of", damage_of)
+    await fill(store, count=3)
+    await (await open_index(store)).aclose()
+    assert len(read) == 1
+    index = await open_index(store)
+    assert len(read) == 1, "it was killed, as far as we know"
+    await index.add_blob(Digest.of(b"another"), 7, 1.0)
+    await index.aclose()
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("another one")
+    with monkeypatch.context() as patched:
+        patched.setattr(soundness, "BOOT_ID", boot_id)
+        index = await open_index(store)
+    assert len(read) == 2, "so was the system"
+    with closing(sqlite3.connect(store.paths.index)) as connection:
+        connection.execute("ALTER TABLE tags RENAME TO others")
+        with pytest.raises(StorageFailed):
+            await index.ping()
+        connection.execute("ALTER TABLE others RENAME TO tags")
+    await index.aclose()
+    await (await open_index(store)).aclose()
+    assert len(read) == 3, "it had failed"
+    shutil.copyfile(store.paths.index, tmp_path / "copy")
+    (tmp_path / "copy").replace(store.paths.index)
+    await (await open_index(store)).aclose()
+    assert len(read) == 4, "it is another file"
+
+
+@pytest.mark.parametrize("harm", HARMS)
+async def test_what_happens_to_a_file_after_a_kill_is_noticed_as_it_is_used(
+    store: BlobStore, harm: Harm
+) -> None:
+    """At the start, or at the one after that which had trouble with it."""
+    await fill(store, count=300)
+    await (await open_index(store)).aclose()
+    harm(store.paths.index)
+    index = await open_index(store)
+    with contextlib.suppress(StorageFailed):
+        await index.sources(Digest.of(b"1"))
+        await index.repositories(None)
+        await index.least_worth(1000)
+    await index.aclose()
+    index = await open_index(store)
+    assert (await index.usage())[0] == len(await index.least_worth(1000))
+    await index.aclose()

@@ -19,6 +19,7 @@ from mirror.upstream.body import (
     Blocks,
     read_body,
 )
+from mirror.upstream.pace import Pace
 from tests.fakes.client import raw_get
 from tests.fakes.faults import Cut, NoLength, Trickle
 from tests.fakes.registry import FakeRegistry
@@ -119,7 +120,7 @@ async def test_an_earlier_answer_in_its_buffer_does_not_disturb_the_connection(
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
         first = await session.get(f"{url}/{small}")
         async with session.get(f"{url}/{large}") as second:
-            body = read_body(second, 5, Blocks())
+            body = read_body(second, 5, Blocks(), Pace(), lambda: True)
             got = bytes(await anext(body))
             await asyncio.sleep(0.1)  # both blocks are full
             assert await first.content.readany() == b"small"

@@ -1,7 +1,10 @@
 """What /metrics counts: names and labels as documented, and that each moves as it should."""
 
+import os
 import random
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -10,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from mirror.addressing import Kind
-from mirror.metrics import Cache, Metrics
+from mirror.metrics import Cache, Metrics, State
 from tests.fakes.auth import BearerAuth
 from tests.fakes.client import raw_open
 from tests.fakes.faults import Gate, Status, WrongByte
+from tests.fakes.images import digest_of
 from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -68,8 +72,8 @@ NAMES_AND_LABELS = {
     "mirror_downloads_active": set(),
     "mirror_download_followers": set(),
     "mirror_digest_mismatches_total": {"upstream"},
-    "mirror_cache_bytes": set(),
-    "mirror_cache_blobs": set(),
+    "mirror_cache_bytes": {"state"},
+    "mirror_cache_blobs": {"state"},
     "mirror_ratelimit_limit": {"upstream", "account"},
     "mirror_ratelimit_remaining": {"upstream", "account"},
 }
@@ -228,6 +232,58 @@ async def test_the_stock_is_what_lies_on_the_disk_also_after_a_restart(
         assert await agrees_with_the_disk(house)
 
 
+async def held(house: House) -> dict[str, tuple[float, float]]:
+    """(blobs, bytes) of each state."""
+    return {
+        state.value: (
+            await house.metric("mirror_cache_blobs", state=state.value),
+            await house.metric("mirror_cache_bytes", state=state.value),
+        )
+        for state in State
+    }
+
+
+async def test_what_the_folder_holds_is_told_by_state(
+    tmp_path: Path, registry: FakeRegistry
+) -> None:
+    """Also after a restart."""
+    path, other = add_layer(registry, DATA), some_bytes(500_000, 3)
+    gate = Gate(300_000)
+    nothing = {state.value: (0, 0) for state in State}
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        assert await held(house) == nothing
+        assert (await house.get(path)).body == DATA
+        await until_idle(house)
+        whole = nothing | {"stored": (1, len(DATA))}
+        assert await held(house) == whole
+        registry.fail(gate, kind="blob", method="GET", reference=digest_of(other))
+        async with raw_open(house.url + add_layer(registry, other)) as stream:
+            assert await stream.read(1000)
+
+            async def is_staged() -> bool:
+                return (await held(house))["staged"] == (1, 300_000)
+
+            await eventually(is_staged)
+    registry.heal()
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        blobs, staged_bytes = (await held(house))["staged"]
+        assert blobs == 1
+        assert 300_000 <= staged_bytes < 320_000, "in whole blocks"
+        (stored,) = (house.storage / "blobs").glob("*/*/*")
+        os.truncate(stored, 1000)
+        assert (await house.get(path)).body == DATA
+        await until_idle(house)
+        told = await held(house)
+        assert told == whole | {"staged": told["staged"], "damaged": (1, 1000)}
+    with closing(sqlite3.connect(tmp_path / "data" / "index.db")) as index, index:
+        index.execute("UPDATE blobs SET pinned = 1")
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        told = await held(house)
+        assert told["pinned"] == (1, len(DATA))
+        assert told["stored"] == (0, 0)
+        assert told["damaged"] == (1, 1000)
+
+
 def hostile_requests(number: int) -> list[tuple[str, str]]:
     dice = random.Random(1)
     methods = ["GET", "HEAD", "POST", "PUT", "PROPFIND", "MKCOL", "PURGE", "LOCK", "TRACE", "FOO"]
@@ -257,6 +313,6 @@ async def test_the_number_of_series_is_bounded_whatever_clients_ask(house: House
 
 def test_two_mirrors_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
-    one.cache_blobs.set(1)
-    assert b"mirror_cache_blobs 1.0" in one.render()
-    assert b"mirror_cache_blobs 0.0" in other.render()
+    one.holds(State.STORED, 1, 10)
+    assert b'mirror_cache_blobs{state="stored"} 1.0' in one.render()
+    assert b'mirror_cache_blobs{state="stored"} 0.0' in other.render()

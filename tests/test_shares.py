@@ -1,5 +1,7 @@
 """Who has the connections to one upstream."""
 
+import pytest
+
 from mirror.downloads import shares
 from mirror.downloads.shares import Shares
 
@@ -13,11 +15,11 @@ class Clock:
 
 async def test_what_nobody_asked_for_is_bounded_and_gives_way() -> None:
     counts = Shares()
-    counts.ahead = shares.MAX_AHEAD
+    counts.ahead = counts.max_ahead
     assert not counts.may_begin_ahead()
     counts.ahead -= 1
     assert counts.may_begin_ahead()
-    counts.asked = shares.CONNECTIONS - counts.ahead
+    counts.asked = counts.connections - counts.ahead
     assert not counts.may_begin_ahead()
     assert not counts.is_too_much_ahead
     counts.asked += 1
@@ -25,20 +27,32 @@ async def test_what_nobody_asked_for_is_bounded_and_gives_way() -> None:
     assert not counts.is_crowded
 
 
+@pytest.mark.parametrize(
+    ("pool", "connections", "further", "ahead"),
+    [(256, 48, 24, 20), (64, 48, 24, 20), (8, 6, 3, 3), (2, 1, 0, 1), (1, 1, 0, 1)],
+)
+async def test_of_a_small_pool_some_is_left(
+    pool: int, connections: int, further: int, ahead: int
+) -> None:
+    counts = Shares(pool)
+    assert counts.connections == connections
+    assert (counts.max_further, counts.max_ahead) == (further, ahead)
+
+
 async def test_further_connections_are_bounded_and_end_in_a_crowd() -> None:
     counts = Shares()
-    counts.asked, counts.further = 1, shares.MAX_FURTHER
+    counts.asked, counts.further = 1, counts.max_further
     assert not counts.may_widen()
     counts.further -= 1
     assert counts.may_widen()
-    counts.asked = shares.CONNECTIONS
+    counts.asked = counts.connections
     assert not counts.may_widen()
     assert counts.is_crowded
 
 
 async def test_a_refusal_is_remembered_for_a_while() -> None:
     clock = Clock()
-    counts = Shares(clock)
+    counts = Shares(clock=clock)
     counts.further = 3
     counts.refuse()
     assert not counts.may_widen()
@@ -53,7 +67,7 @@ async def test_a_refusal_is_remembered_for_a_while() -> None:
 
 async def test_whether_ranges_are_taken_is_remembered_for_a_while() -> None:
     clock = Clock()
-    counts = Shares(clock)
+    counts = Shares(clock=clock)
     assert counts.takes_ranges is None
     counts.note_ranges(False)
     assert counts.takes_ranges is False

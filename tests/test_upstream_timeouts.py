@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import mirror.web.registry
-from mirror.upstream.transport import MAX_CONNECTIONS, Pool
 from tests.fakes.auth import BearerAuth
 from tests.fakes.faults import Delay, Gate, Stall, Status, Trickle
 from tests.fakes.registry import FakeRegistry
@@ -129,22 +128,23 @@ async def test_a_transfer_may_take_longer_than_any_silence(
 
 
 async def test_manifests_and_tokens_do_not_wait_behind_blobs(
-    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(MAX_CONNECTIONS, Pool.BLOBS, 20)
     registry.auth = BearerAuth()
     registry.add_image("org/other")
-    many = MAX_CONNECTIONS[Pool.BLOBS] + 4
+    connections = 20
+    many = connections + 4
     digests = [registry.add_blob(APP, b"%d" % n + DATA) for n in range(many)]
     gate = Gate(1000)
     registry.fail(gate, kind="blob", method="GET")
-    async with mirroring(tmp_path, {"hub.test": registry}) as house:
+    described = {"endpoints": [registry.url], "max_connections": connections * 3 // 2}
+    async with mirroring(tmp_path, {"hub.test": described}) as house:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(house.get(blob(digest))) for digest in digests]
             await registry.until(lambda: sum(s.held for s in registry.requests) >= many - 4)
             assert (await house.get("/v2/hub.test/org/other/manifests/latest")).status == 200
             assert (await house.get(f"/v2/hub.test/{APP}/tags/list")).status == 200
-            assert registry.in_flight("blob") == MAX_CONNECTIONS[Pool.BLOBS]
+            assert registry.in_flight("blob") == connections
             gate.open()
         assert [task.result().body[-len(DATA) :] for task in tasks] == [DATA] * many
     assert registry.count(kind="token") == 2

@@ -29,6 +29,11 @@ _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
 _ROOT_OF_THE_API = "v2"
 MAX_WORKERS = 64
 
+MIN_CONNECTIONS = 2
+MAX_CONNECTIONS = 10_000
+MIN_RATE_BYTES = 64 * 1024
+MIN_MEMORY_BYTES = 16 * 1024 * 1024
+
 # The registries that a mirror serves without any configuration, and where their API is.
 WELL_KNOWN = {
     "docker.io": "https://registry-1.docker.io",
@@ -124,6 +129,29 @@ def _path_prefix(value: str) -> str:
     return value
 
 
+def _connections(value: int) -> int:
+    if not MIN_CONNECTIONS <= value <= MAX_CONNECTIONS:
+        raise ValueError(
+            f"this must be a number from {MIN_CONNECTIONS}, one for blobs and one for the rest, "
+            f"to {MAX_CONNECTIONS}"
+        )
+    return value
+
+
+def _rate(value: int) -> int:
+    if value < MIN_RATE_BYTES:
+        raise ValueError("with less than 64KiB in a second no image would ever arrive")
+    return value
+
+
+def _memory(value: int) -> int:
+    if value < MIN_MEMORY_BYTES:
+        raise ValueError(
+            "this must be at least 16MiB: half of it has to hold a large manifest or two"
+        )
+    return value
+
+
 ReadableFile = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file)]
 
 
@@ -160,6 +188,8 @@ class UpstreamSettings(_Model):
     not_found_ttl: Seconds = 5
     when_gone: Literal["forget", "serve"] = "forget"
     prefetch: bool = True
+    max_connections: Annotated[int, AfterValidator(_connections)] = 384
+    max_rate: Annotated[Bytes, AfterValidator(_rate)] | None = None
     connect_timeout: Annotated[Seconds, Field(gt=0)] = 5
     idle_timeout: Annotated[Seconds, Field(gt=0)] = 30
 
@@ -186,6 +216,7 @@ class Settings(_Model):
     listen: Listen = ("127.0.0.1", 5000)
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     storage: Storage = Storage()
+    cache_memory: Annotated[Bytes, AfterValidator(_memory)] = 64 * 1024 * 1024
     default_upstream: str | None = None
     offline: bool = False
     shutdown_grace: Seconds = 30

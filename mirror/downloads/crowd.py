@@ -17,8 +17,11 @@ _RETRY_SECONDS = 5
 class Crowd:
     """By digest. What was given up is cancelled, and what had come of it is kept in staging."""
 
-    def __init__(self, upstreams: Iterable[str]) -> None:
-        self.shares: Mapping[str, Shares] = {name: Shares() for name in upstreams}
+    def __init__(self, connections: Mapping[str, int]) -> None:
+        """`connections`: how many each upstream may have for blobs."""
+        self.shares: Mapping[str, Shares] = {
+            name: Shares(pool) for name, pool in connections.items()
+        }
         self.tasks: dict[Arrival, asyncio.Task[None]] = {}
         self._arrivals: dict[Digest, Arrival] = {}
 
@@ -47,6 +50,11 @@ class Crowd:
         arriving = self._arrivals.values()
         under_way = [each for each in arriving if not each.is_stored and not each.is_given_up]
         return sum(each.present.count() + _to_come(each) for each in under_way)
+
+    def staged(self) -> tuple[int, int]:
+        """(blobs, bytes) that have come so far and are no blobs yet."""
+        staged = [each for each in self._arrivals.values() if not each.is_stored]
+        return len(staged), sum(each.present.count() for each in staged)
 
     def coming_bytes(self) -> int:
         """What is still to be written, as far as is known."""

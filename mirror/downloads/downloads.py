@@ -60,7 +60,7 @@ class Downloads:
         self._room = room
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="arrivals")
         self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
-        self.crowd = Crowd(clients)
+        self.crowd = Crowd({name: each.blob_connections for name, each in clients.items()})
         self._distrusted: TTLCache[Digest, int] = TTLCache(MAX_ARRIVALS, DISTRUST_SECONDS)
         self.landed = 0
 

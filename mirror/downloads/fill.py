@@ -120,7 +120,7 @@ class Fill:
     async def _take(self, answer: BlobAnswer, stretch: Stretch) -> bool:
         """Whether it was left before its end, since others bring what follows."""
         loop = asyncio.get_running_loop()
-        async with aclosing(answer.chunks()) as chunks:
+        async with aclosing(answer.chunks(self._landing.is_urgent)) as chunks:
             async for chunk in chunks:
                 self._check_length(stretch.position + len(chunk))
                 await self._keep_room(stretch.position + len(chunk))

@@ -45,7 +45,7 @@ class Landing:
         # A manifest and the upstream tell different sizes: nobody hears of one before the end.
         self.is_contested = False
         self.received_bytes = 0
-        # Of these, what came faster than it was taken.
+        # Of these, what came faster than it was taken, or may be.
         self.ahead_bytes = 0
         # From asking for the first bytes to the head of the answer.
         self.answer_seconds = 0.0
@@ -55,6 +55,10 @@ class Landing:
     @property
     def is_complete(self) -> bool:
         return self.arrival.present.reach(0) == self.arrival.size_bytes
+
+    def is_urgent(self) -> bool:
+        """Whether a client waits for it."""
+        return self.arrival.is_asked
 
     def note_ranges(self, are_taken: bool) -> None:
         self.takes_ranges = are_taken
@@ -99,7 +103,7 @@ class Landing:
                 return
             self.check_size(answer.size_bytes)
             answer.check_begins_at(start, may_be_whole=False)
-            async with aclosing(answer.chunks()) as chunks:
+            async with aclosing(answer.chunks(self.is_urgent)) as chunks:
                 async for chunk in chunks:
                     if stretch.position == start:
                         self.asking_seconds = _now() - stretch.asked_at
@@ -126,7 +130,7 @@ class Landing:
 
     def _count(self, chunk: bytes | memoryview) -> None:
         self.received_bytes += len(chunk)
-        if fills_its_block(chunk):
+        if fills_its_block(chunk) or self.client.pace.holds_back:
             self.ahead_bytes += len(chunk)
         if not self.arrival.is_asked:
             self._metrics.prefetched(self.client.name, len(chunk))

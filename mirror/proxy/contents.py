@@ -20,7 +20,8 @@ from mirror.store.index import Index
 from mirror.store.quarantine import Damage, Quarantine
 from mirror.store.usage import Usage
 
-HOT_BYTES = 32 * 1024 * 1024
+# Beside the bytes of each content in memory: its digest, and its places in two dictionaries.
+OVERHEAD_BYTES = 512
 # A larger blob goes out by sendfile, where memory would gain nothing.
 HOT_BLOB_BYTES = 64 * 1024
 # What a disk says of one file; anything else (too many open files, say) is no fault of the blob's.
@@ -39,13 +40,15 @@ class Contents:
         quarantine: Quarantine,
         usage: Usage,
         eviction: Eviction,
+        hot_bytes: int,
     ) -> None:
+        """`hot_bytes` is what the hot part may take."""
         self._store = store
         self._index = index
         self._quarantine = quarantine
         self._usage = usage
         self._eviction = eviction
-        self._hot: LRUCache[Digest, bytes] = LRUCache(HOT_BYTES, getsizeof=len)
+        self._hot: LRUCache[Digest, bytes] = LRUCache(hot_bytes, getsizeof=_held_bytes)
         self._writes: Flights[Digest, None] = Flights()
 
     def hot(self, digest: Digest) -> bytes | None:
@@ -167,8 +170,12 @@ class Contents:
             await self.note_stored(manifest.descriptor)
 
     def _keep_hot(self, digest: Digest, body: bytes) -> None:
-        if len(body) <= HOT_BYTES:
+        if _held_bytes(body) <= self._hot.maxsize:
             self._hot[digest] = body
+
+
+def _held_bytes(body: bytes) -> int:
+    return len(body) + OVERHEAD_BYTES
 
 
 def _whole(digest: Digest, stored: StoredBlob) -> bytes | Damage:

@@ -40,14 +40,17 @@ class Proxy:
         eviction: Eviction,
         clients: Mapping[str, UpstreamClient],
         metrics: Metrics,
+        hot_bytes: int,
     ) -> None:
+        """`hot_bytes` is what small contents may take of memory."""
         self._index = index
-        self._contents = Contents(store, index, quarantine, usage, eviction)
+        self._contents = Contents(store, index, quarantine, usage, eviction, hot_bytes)
         self._access = Access(index, clients)
         absences = Absences({name: client.upstream for name, client in clients.items()})
         stored = partial(_note_arrived, self._contents, self._access)
         self._downloads = Downloads(store, clients, metrics, stored, eviction)
         eviction.arriving_bytes = self._downloads.crowd.arriving_bytes
+        metrics.ask_staged(self._staged)
         self._store = store
         self._ahead = Ahead(clients, self._downloads, self._contents)
         self.manifests = Manifests(
@@ -56,6 +59,12 @@ class Proxy:
         self.blobs = Blobs(self._contents, self._downloads, self._access, absences, metrics)
         self.listings = Listings(clients, index)
         self.suspicions = Suspicions(scrub.check_soon)
+
+    def _staged(self) -> tuple[int, int]:
+        """(blobs, bytes) that are on their way in, or are left of those that broke off."""
+        blobs, staged_bytes = self._downloads.crowd.staged()
+        left = self._store.leftovers
+        return blobs + left.count, staged_bytes + left.size_bytes
 
     def end_ahead(self) -> None:
         """From now on nothing is fetched but what clients ask for."""

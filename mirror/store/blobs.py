@@ -66,15 +66,22 @@ class BlobStore:
         """Whether a reader of the open blob did not get what it should."""
         return self._handles.is_doubted(digest)
 
-    async def set_aside(self, digest: Digest, inode: int | None) -> bool:
+    async def set_aside(self, digest: Digest, inode: int | None) -> int | None:
         """Takes the blob out of use unless its name has another file by now; None: whatever is
-        there. Whether it was there. Raises OSError.
+        there. Its size, in bytes, where it was there. Raises OSError.
         """
         self._handles.drop(digest)
-        is_gone = await asyncio.to_thread(self._set_aside, digest, inode)
+        aside_bytes = await asyncio.to_thread(self._set_aside, digest, inode)
         self._handles.drop(digest)
         self.set_aside_count += 1
-        return is_gone
+        return aside_bytes
+
+    def damaged_usage(self) -> tuple[int, int]:
+        """(blobs, bytes) that were set aside so far, and are still there. Blocking. Raises
+        OSError.
+        """
+        sizes = [path.stat().st_size for path in self.paths.damaged.glob("*/*")]
+        return len(sizes), sum(sizes)
 
     def is_read(self, digest: Digest) -> bool:
         """Whether a reader has it open."""
@@ -168,19 +175,20 @@ class BlobStore:
             raise _no_file()
         return Handle(open(descriptor, "rb", buffering=0), found.st_size)
 
-    def _set_aside(self, digest: Digest, inode: int | None) -> bool:
+    def _set_aside(self, digest: Digest, inode: int | None) -> int | None:
         path = self.paths.blob(digest)
         try:
             if inode is not None and path.stat().st_ino != inode:
-                return False
+                return None
+            size_bytes = path.lstat().st_size
             number = 0
             while (aside := self.paths.damaged_blob(digest, number)).exists():
                 number += 1
             aside.parent.mkdir(parents=True, exist_ok=True)
             path.rename(aside)
         except FileNotFoundError:
-            return False
-        return True
+            return None
+        return size_bytes
 
     def _write(self, digest: Digest, content: bytes) -> None:
         """Writers of one content do not share a file: one may be there when the other commits."""

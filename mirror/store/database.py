@@ -34,30 +34,39 @@ _log = structlog.get_logger()
 
 
 class Database:
-    """With the tables of this version, once it is open. `count_error` is told of each failure."""
+    """With the tables of this version, once it is open. `count_error` is told of each failure,
+    `doubt` of the first, in a thread.
+    """
 
     def __init__(
-        self, engine: AsyncEngine, count_error: Callable[[], None], memory: InMemory | None = None
+        self,
+        engine: AsyncEngine,
+        count_error: Callable[[], None],
+        doubt: Callable[[], None] = lambda: None,
+        memory: InMemory | None = None,
     ) -> None:
         self.memory = memory
         self._engine = engine
         self._count_error = count_error
+        self._doubt = doubt
         self._told_at: float | None = None
         self.has_failed = False
         self._writing = asyncio.Lock()
         self._is_locked_until = -inf
 
     @classmethod
-    async def open(cls, path: Path, count_error: Callable[[], None]) -> Self:
+    async def open(
+        cls, path: Path, count_error: Callable[[], None], doubt: Callable[[], None]
+    ) -> Self:
         """Creates or migrates the tables. Raises IndexTooNew, StorageFailed."""
-        database = cls(await asyncio.to_thread(_engine_at, path), count_error)
+        database = cls(await asyncio.to_thread(_engine_at, path), count_error, doubt)
         await database._migrate()
         return database
 
     @classmethod
     async def in_memory(cls, memory: InMemory, count_error: Callable[[], None]) -> Self:
         """`memory` outlives it. Raises IndexTooNew, StorageFailed."""
-        database = cls(_engine_in(memory), count_error, memory)
+        database = cls(_engine_in(memory), count_error, memory=memory)
         await database._migrate()
         return database
 
@@ -71,7 +80,7 @@ class Database:
             async with self._engine.begin() as connection:
                 yield connection
         except (SQLAlchemyError, *_NONSENSE) as error:
-            self._note_error(error)
+            await self._note_error(error)
             raise StorageFailed(
                 f"this mirror's index fails: {type(error).__name__}; its operator should look"
             ) from error
@@ -113,9 +122,11 @@ class Database:
             await self.aclose()
             raise
 
-    def _note_error(self, error: Exception) -> None:
+    async def _note_error(self, error: Exception) -> None:
         self._count_error()
-        self.has_failed = True
+        if not self.has_failed:
+            self.has_failed = True
+            await asyncio.to_thread(self._doubt)
         now = time.monotonic()
         if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
             self._told_at = now

@@ -80,6 +80,7 @@ class Eviction:
             await self._settle()
         with suppress(StorageFailed):
             self._usage.add(*await self._index.usage())
+            self._usage.set_pinned(*await self._index.pinned_usage())
             self._floor = await self._index.lowest_rank()
         self._due.set()  # there may be less room than there was
         self._task = asyncio.get_running_loop().create_task(self._run(), name="eviction")

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Insert, Select, Table, delete, func, literal, select, update
+from sqlalchemy import Insert, Select, Table, delete, literal, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Row
 
@@ -28,7 +28,7 @@ from mirror.store.ranks import (
     ranked_of,
     used_more,
 )
-from mirror.store.schema import allowances, blobs, links, listings, tables, tags
+from mirror.store.schema import allowances, blobs, links, listings, tables, tags, totals
 from mirror.store.sqlite import InMemory
 
 # Clients choose the questions (n, last, artifactType); the newest answers are enough for an outage.
@@ -59,9 +59,16 @@ class Index:
         self._write = database.write
 
     @classmethod
-    async def open(cls, path: Path, count_error: Callable[[], None] = lambda: None) -> Self:
-        """Creates or migrates the tables. Raises IndexTooNew, StorageFailed."""
-        return cls(await Database.open(path, count_error))
+    async def open(
+        cls,
+        path: Path,
+        count_error: Callable[[], None] = lambda: None,
+        doubt: Callable[[], None] = lambda: None,
+    ) -> Self:
+        """Creates or migrates the tables. For `doubt` see Database. Raises IndexTooNew,
+        StorageFailed.
+        """
+        return cls(await Database.open(path, count_error, doubt))
 
     @classmethod
     async def in_memory(
@@ -88,10 +95,12 @@ class Index:
         await self._database.check_writable()
 
     async def usage(self) -> tuple[int, int]:
-        """(blobs, bytes) stored."""
-        total_bytes = func.coalesce(func.sum(blobs.c.size_bytes), 0)
-        query = select(func.count().label("blobs"), total_bytes.label("bytes"))
-        return await self._first(query, lambda row: (int(row.blobs), int(row.bytes))) or (0, 0)
+        """(blobs, bytes) stored, at the same cost whatever their number."""
+        return await self._total(select(totals))
+
+    async def pinned_usage(self) -> tuple[int, int]:
+        """(blobs, bytes) of those that never go."""
+        return await self._total(select(totals).where(totals.c.pinned.is_(True)))
 
     async def ping(self) -> None:
         """Each table can be read."""
@@ -249,6 +258,11 @@ class Index:
         async with self._begin() as connection:
             rows = await connection.execute(query)
             return [Repository(row.upstream, row.repository) for row in rows]
+
+    async def _total(self, query: Select[Any]) -> tuple[int, int]:
+        async with self._begin() as connection:
+            rows = list(await connection.execute(query))
+            return sum(int(row.blobs) for row in rows), sum(int(row.size_bytes) for row in rows)
 
     async def _first(self, query: Select[Any], understand: Callable[[Row[Any]], T]) -> T | None:
         async with self._begin() as connection:

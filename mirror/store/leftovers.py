@@ -43,7 +43,12 @@ class Leftovers:
     @property
     def size_bytes(self) -> int:
         """On the disk. Does not block."""
-        return sum(each.size_bytes for each in self._left.values())
+        return sum(each.size_bytes for each in list(self._left.values()))
+
+    @property
+    def count(self) -> int:
+        """Does not block."""
+        return len(self._left)
 
     def open(self) -> None:
         """Removes what is of no use; to be called while nobody writes there. Raises OSError."""

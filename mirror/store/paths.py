@@ -4,7 +4,7 @@
     <root>/index.db                    what is known about the blobs (see index.py)
     <root>/index.db.new                one that is being made anew (see recovery.py, standin.py)
     <root>/index.db.damaged-<seconds>  one that could not be read (see recovery.py)
-    <root>/index.sound                 what it was at a clean end (see soundness.py)
+    <root>/index.sound                 whether it need not be read through (see soundness.py)
     <root>/index.backup.db             a copy of index.db, an hour old at most (see backup.py)
     <root>/index.backup.db.new         one that is being made
     <root>/blobs/sha256/ab/abcdef…     whole, verified, immutable (see blobs.py)
@@ -54,6 +54,10 @@ class Paths:
         return self.root / "blobs"
 
     @property
+    def damaged(self) -> Path:
+        return self.root / "damaged"
+
+    @property
     def staging(self) -> Path:
         return self.root / "staging"
 
@@ -62,7 +66,7 @@ class Paths:
 
     def damaged_blob(self, digest: Digest, number: int) -> Path:
         name = f"{digest.hex}.{number}" if number else digest.hex
-        return self.root / "damaged" / digest.algorithm / name
+        return self.damaged / digest.algorithm / name
 
     def damaged_index(self, seconds: int) -> Path:
         return self.root / f"{self.index.name}.damaged-{seconds}"

@@ -3,6 +3,8 @@
 Whoever finds one goes on as if it had never been here, so that the upstream brings it again.
 """
 
+import asyncio
+from contextlib import suppress
 from enum import StrEnum
 
 import structlog
@@ -33,6 +35,11 @@ class Quarantine:
         self._metrics = metrics
         self._flights: Flights[Digest, bool] = Flights()
 
+    async def open(self) -> None:
+        """Takes stock of what earlier processes set aside. A disk that does not tell has none."""
+        with suppress(OSError):
+            self._usage.add_damaged(*await asyncio.to_thread(self._store.damaged_usage))
+
     async def take(self, digest: Digest, damage: Damage, inode: int | None = None) -> bool:
         """Whether the blob is out of use; not so where the disk fails. `inode` is the file that was
         found damaged, where that is known: what has taken its place meanwhile is left alone.
@@ -48,7 +55,9 @@ class Quarantine:
             if damage is Damage.MISSING:
                 is_gone = not await self._store.has(digest)
             else:
-                is_gone = await self._store.set_aside(digest, inode)
+                aside_bytes = await self._store.set_aside(digest, inode)
+                is_gone = aside_bytes is not None
+                self._usage.add_damaged(int(is_gone), aside_bytes or 0)
         except (OSError, StorageFailed) as error:
             # The next one who finds it tries again.
             _log.error("a damaged blob cannot be set aside", digest=str(digest), error=str(error))

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -21,7 +22,7 @@ from mirror.store import soundness, sqlite, standin
 from mirror.store.blobs import BlobStore
 from mirror.store.disk import is_refusal, put
 from mirror.store.index import Index
-from mirror.store.paths import new
+from mirror.store.paths import Paths, new
 from mirror.store.salvage import salvage, set_aside
 from mirror.store.schema import VERSION, IndexTooNew, migrate_file, tables
 from mirror.store.stocktaking import Found, take_stock
@@ -67,9 +68,12 @@ async def open_index(store: BlobStore, count_error: Callable[[], None] = lambda:
         await recover(store)
         with suppress(OSError):  # a disk that takes nothing does not change the index either
             await asyncio.to_thread(soundness.forget, store.paths)
-        index = await Index.open(store.paths.index, count_error)
+        doubt = partial(_doubt, store.paths)
+        index = await Index.open(store.paths.index, count_error, doubt)
         if reason is not None:
             await index.check_writable()
+        with suppress(OSError):
+            await asyncio.to_thread(soundness.note_open, store.paths)
     except (StorageFailed, OSError) as error:
         if not _is_refusal(error, is_writable=reason is None):
             raise
@@ -91,12 +95,18 @@ async def close_index(index: Index, store: BlobStore) -> None:
     await index.aclose()
     if index.memory is None and not index.has_failed:
         with suppress(OSError):
-            await asyncio.to_thread(soundness.note, store.paths)
+            await asyncio.to_thread(soundness.note_closed, store.paths)
     if index.memory is not None:
         try:
             await standin.write_back(index.memory, store.folder)
         finally:
             await asyncio.to_thread(index.memory.close)
+
+
+def _doubt(paths: Paths) -> None:
+    """The next start looks at the index, however this process ends."""
+    with suppress(OSError):
+        soundness.forget(paths)
 
 
 async def _in_memory(store: BlobStore, count_error: Callable[[], None]) -> Index:
@@ -145,13 +155,13 @@ def _cause(store: BlobStore) -> str | None:
     if not path.is_file():
         return "it is no file"
     try:
-        is_sound = soundness.is_noted(store.paths)
-        if not is_sound and (damage := sqlite.damage_of(path)) is not None:
+        look = sqlite.wrong_with_files if soundness.is_noted(store.paths) else sqlite.damage_of
+        if (damage := look(path)) is not None:
             return damage
         with sqlite.opened(path) as connection:
             is_empty = not sqlite.version_of(connection)
-    except sqlite3.Error:
-        return None
+    except sqlite3.Error as error:
+        return str(error) if sqlite.is_damage(error) else None
     if is_empty:
         return "it is empty" if store.holds_any() else None
     return _wrong_with_tables(path)
@@ -168,14 +178,17 @@ def _wrong_with_tables(path: Path) -> str | None:
     except IndexTooNew:
         return None  # refused by `Index.open`
     except DBAPIError as error:
-        return str(error.orig) if _is_about_tables(error.orig) else None
+        return str(error.orig) if _is_about_the_file(error.orig) else None
     except sqlite3.Error as error:
-        return str(error) if _is_about_tables(error) else None
+        return str(error) if _is_about_the_file(error) else None
     return None
 
 
-def _is_about_tables(error: BaseException | None) -> bool:
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+def _is_about_the_file(error: BaseException | None) -> bool:
+    """Rather than about the moment."""
+    if not isinstance(error, sqlite3.Error):
+        return False
+    return error.sqlite_errorcode == sqlite3.SQLITE_ERROR or sqlite.is_damage(error)
 
 
 def _fill(fresh: Path, backup: Path, damaged: Path) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from mirror.errors import MirrorError
 from mirror.names import Digest, Repository, Tag
 from mirror.store import sqlite
 from mirror.store.paths import Paths
-from mirror.store.schema import tables
+from mirror.store.schema import tables, totals
 
 Row = dict[str, Any]
 
@@ -28,6 +28,8 @@ def salvage(damaged: sqlite3.Connection, fresh: sqlite3.Connection) -> int:
     """
     lost = 0
     for table in tables.sorted_tables:
+        if table is totals:
+            continue  # counted again by whoever takes stock
         columns = _columns(damaged, table.name)
         kept = [column.name for column in table.columns if column.name in columns]
         if not kept:

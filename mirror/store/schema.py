@@ -52,6 +52,37 @@ blobs = Table(
 )
 Index("ix_blobs_rank", blobs.c.rank, blobs.c.used_at, sqlite_where=blobs.c.pinned.is_(False))
 
+# How many blobs there are, and their bytes: kept by triggers, so that a start need not count them.
+totals = Table(
+    "totals",
+    tables,
+    Column("pinned", Boolean, primary_key=True),
+    Column("blobs", Integer, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+)
+RECOUNT = (
+    "DELETE FROM totals",
+    *(
+        f"INSERT INTO totals SELECT {pinned}, count(*), coalesce(sum(size_bytes), 0) FROM blobs "  # noqa: S608 - ours
+        f"WHERE pinned IS {pinned}"
+        for pinned in (0, 1)
+    ),
+)
+_MORE = (
+    "UPDATE totals SET blobs = blobs + 1, size_bytes = size_bytes + NEW.size_bytes "
+    "WHERE pinned IS NEW.pinned;"
+)
+_LESS = (
+    "UPDATE totals SET blobs = blobs - 1, size_bytes = size_bytes - OLD.size_bytes "
+    "WHERE pinned IS OLD.pinned;"
+)
+_KEEP_COUNT = (
+    f"CREATE TRIGGER blobs_added AFTER INSERT ON blobs BEGIN {_MORE} END",
+    f"CREATE TRIGGER blobs_gone AFTER DELETE ON blobs BEGIN {_LESS} END",
+    "CREATE TRIGGER blobs_changed AFTER UPDATE OF size_bytes, pinned ON blobs "
+    f"BEGIN {_LESS} {_MORE} END",
+)
+
 # (upstream, repository) holds digest (proven: fetched under that name, or its upstream said so), or
 # a manifest of it merely names it; proven is null where an older version did not tell which.
 # The size is null where only a HEAD without a length told of it.
@@ -131,6 +162,16 @@ def _add_rank(connection: Connection) -> None:
     )
 
 
+def _add_totals(connection: Connection) -> None:
+    totals.create(connection)
+    _keep_count(connection)
+
+
+def _keep_count(connection: Connection) -> None:
+    for statement in (*RECOUNT, *_KEEP_COUNT):
+        connection.execute(text(statement))
+
+
 # The first step brings a file of version 1 to version 2, and so on; a new file gets all tables at
 # once.
 _STEPS: Sequence[Callable[[Connection], None]] = (
@@ -138,6 +179,7 @@ _STEPS: Sequence[Callable[[Connection], None]] = (
     _add_proven,
     _add_allowances,
     _add_rank,
+    _add_totals,
 )
 VERSION = 1 + len(_STEPS)
 
@@ -152,6 +194,7 @@ def migrate(connection: Connection) -> None:
     connection.execute(text("BEGIN IMMEDIATE"))  # the driver begins none for changes of tables
     if version == 0:
         tables.create_all(connection)
+        _keep_count(connection)
     else:
         for step in _STEPS[version - 1 :]:
             step(connection)

@@ -8,6 +8,7 @@ from mirror.errors import MirrorError
 from mirror.manifest import MANIFEST_LIMIT_BYTES, blobs_of, media_type_of
 from mirror.names import Digest
 from mirror.store.blobs import BlobStore
+from mirror.store.schema import RECOUNT
 
 _ADD_LINK = (
     "INSERT INTO links (upstream, repository, digest, media_type, size_bytes, proven) "
@@ -48,6 +49,8 @@ def take_stock(index: sqlite3.Connection, store: BlobStore) -> Found:
         "(SELECT digest FROM blobs)"
     ).rowcount
     _read_manifests(index, store)
+    for statement in RECOUNT:  # what was salvaged may have replaced rows, which no trigger sees
+        index.execute(statement)
     return Found(
         blobs=_count(index, "blobs"),
         links=_count(index, "links"),

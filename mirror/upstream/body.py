@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Callable
 
 import aiohttp
 
+from mirror.upstream.pace import IsUrgent, Pace, Portion
+
 # A connection begins with two small blocks. Where they are full whenever the disk is ready for them
 # it gets larger ones: fewer, longer writes make a near upstream twice as fast.
 FIRST_BLOCK_BYTES = 256 * 1024
@@ -50,9 +52,13 @@ def fills_its_block(chunk: bytes | memoryview) -> bool:
 
 
 async def read_body(
-    response: aiohttp.ClientResponse, idle_timeout_seconds: float, blocks: Blocks
+    response: aiohttp.ClientResponse,
+    idle_timeout_seconds: float,
+    blocks: Blocks,
+    pace: Pace,
+    is_urgent: IsUrgent,
 ) -> AsyncGenerator[bytes | memoryview, None]:
-    """Each piece is good until the next one is asked for.
+    """Each piece is good until the next one is asked for. For the last two see pace.py.
 
     Raises aiohttp.ClientError, or OSError (TimeoutError when nothing came for
     `idle_timeout_seconds`), once all that arrived has been handed out.
@@ -63,6 +69,8 @@ async def read_body(
     if handler is None or transport is None or not _ends_by_length(response):
         while chunk := await _next_chunk(response, idle_timeout_seconds):
             yield chunk
+            pace.charge(len(chunk))
+            await pace.take(1, is_urgent)
         return
     early = _taken_from(response.content)
     handler.pause_reading()  # which ends its time-out too
@@ -70,7 +78,9 @@ async def read_body(
     # connection is not theirs any more: not while it says that its own buffers are full.
     handler._buffer_paused = True
     missing_bytes = (response.content_length or 0) - response.content.total_bytes
-    receiver = Receiver(transport, missing_bytes, handler.connection_lost, blocks)
+    pace.charge(len(early))
+    portion = Portion(pace, is_urgent)
+    receiver = Receiver(transport, missing_bytes, handler.connection_lost, blocks, portion)
     try:
         if early:
             yield early
@@ -115,10 +125,12 @@ class Receiver(asyncio.BufferedProtocol):
         missing_bytes: int,
         on_lost: Callable[[Exception | None], None],
         blocks: Blocks,
+        portion: Portion,
     ) -> None:
         size_bytes = min(FIRST_BLOCK_BYTES, missing_bytes)
         self.missing_bytes = missing_bytes
         self._blocks = blocks
+        self._portion = portion
         self._filling = memoryview(bytearray(size_bytes))
         self._handed_out = memoryview(bytearray(size_bytes))
         self._filled_bytes = 0
@@ -129,19 +141,19 @@ class Receiver(asyncio.BufferedProtocol):
         self._transport = transport
         self._on_lost = on_lost
         transport.set_protocol(self)
-        transport.resume_reading()
+        self._read_on()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         start = self._filled_bytes
-        return self._filling[start : start + self.missing_bytes]
+        return self._filling[start : start + min(self.missing_bytes, self._portion.left_bytes)]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._filled_bytes += nbytes
         self.missing_bytes -= nbytes
-        is_full = not self.missing_bytes or self._filled_bytes == len(self._filling)
-        if is_full:
+        self._portion.left_bytes -= nbytes
+        if self._is_full:
             self._transport.pause_reading()
-        if is_full or not self._is_gathering:
+        if self._is_full or not self._is_gathering:
             self._tell()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -153,6 +165,9 @@ class Receiver(asyncio.BufferedProtocol):
         """What has come, waited for if need be; None at the end of the body."""
         if not self._filled_bytes and not self.missing_bytes:
             return None
+        if not self._filled_bytes and self._error is None and not self._portion.left_bytes:
+            await self._portion.wait(self._room_bytes)
+            self._transport.resume_reading()
         if not self._filled_bytes and self._error is None:
             await self._wait(idle_timeout_seconds)
         if self._error is None:
@@ -167,8 +182,24 @@ class Receiver(asyncio.BufferedProtocol):
         if self.missing_bytes:
             if is_full and len(self._filling) <= len(self._handed_out):
                 self._filling = self._blocks.larger(self._filling)
-            self._transport.resume_reading()
+            self._read_on()
         return block
+
+    @property
+    def _room_bytes(self) -> int:
+        """What could be read now."""
+        return min(self.missing_bytes, len(self._filling) - self._filled_bytes)
+
+    @property
+    def _is_full(self) -> bool:
+        """Or nothing more is to come for now."""
+        return not self._room_bytes or not self._portion.left_bytes
+
+    def _read_on(self) -> None:
+        """As far as the pace allows at once."""
+        self._portion.top_up(self._room_bytes)
+        if self._portion.left_bytes:
+            self._transport.resume_reading()
 
     async def _wait(self, seconds: float) -> None:
         """For news. Raises TimeoutError."""
@@ -180,8 +211,7 @@ class Receiver(asyncio.BufferedProtocol):
         """Until the block is full, if the last one was handed out a moment ago."""
         now = asyncio.get_running_loop().time()
         seconds = self._handed_out_at + GATHER_SECONDS - now
-        is_full = not self.missing_bytes or self._filled_bytes == len(self._filling)
-        if is_full or seconds <= 0:
+        if self._is_full or seconds <= 0:
             return
         self._is_gathering = True
         try:
@@ -193,6 +223,7 @@ class Receiver(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """What was handed out is no longer in use."""
+        self._portion.close()
         for block in (self._filling, self._handed_out):
             self._blocks.give_back(block)
 

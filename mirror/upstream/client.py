@@ -21,7 +21,8 @@ from mirror.names import Digest, Reference
 from mirror.upstream.asking import Asker, Question
 from mirror.upstream.body import Blocks, read_body
 from mirror.upstream.definition import Upstream
-from mirror.upstream.transport import Transport
+from mirror.upstream.pace import IsUrgent, Pace
+from mirror.upstream.transport import Pool, Transport, connections_of
 
 LISTING_LIMIT_BYTES = 4 * 1024 * 1024
 # What an upstream that tells no size may send of a blob.
@@ -80,14 +81,21 @@ class BlobAnswer:
         if self.start != start and not (may_be_whole and self.start == 0):
             raise UpstreamBroken(self._client.name, "answered with another part than asked for")
 
-    async def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
-        """Each one is good until the next is asked for, and more arrives meanwhile.
+    async def chunks(
+        self, is_urgent: IsUrgent = lambda: True
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        """Each one is good until the next is asked for, and more arrives meanwhile. `is_urgent`:
+        whether anybody waits for it, where the upstream may send no more than so much.
 
         Raises UpstreamError when the transfer breaks or stalls, after all that arrived.
         """
         try:
             body = read_body(
-                self._response, self._client.upstream.idle_timeout_seconds, self._client.blocks
+                self._response,
+                self._client.upstream.idle_timeout_seconds,
+                self._client.blocks,
+                self._client.pace,
+                is_urgent,
             )
             async with aclosing(body):
                 async for chunk in body:
@@ -105,6 +113,8 @@ class UpstreamClient:
     ) -> None:
         self.upstream = upstream
         self.blocks = blocks
+        self.blob_connections = connections_of(upstream, Pool.BLOBS)
+        self.pace = Pace(upstream.max_bytes_per_second)
         self.name = upstream.name
         self.transport = Transport(upstream, metrics)
         self._metrics = metrics

@@ -31,7 +31,8 @@ class Upstream:
     `token_realms` are hosts, with port where not the scheme's own, besides its own domain to which
     a challenge may send us for a token. `keeps_vanished`: a tag that the upstream no longer has is
     served on. `prefetch`: the blobs of a manifest that is served are fetched before they are asked
-    for.
+    for. `max_connections` are to one of its hosts, of all kinds; `max_bytes_per_second` is of blobs
+    over all connections, None: as fast as they come.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Upstream:
     idle_timeout_seconds: float = 30
     keeps_vanished: bool = False
     prefetch: bool = True
+    max_connections: int = 384
+    max_bytes_per_second: int | None = None
 
     def remote_name(self, repository_name: str) -> str:
         """The repository's name as this upstream knows it."""

@@ -51,9 +51,14 @@ class Pool(Enum):
     BLOBS = "blobs"
 
 
-# To one host, at most: as many as a cluster asks for at once, since who waits here for a slow one
-# may wait for too long.
-MAX_CONNECTIONS = {Pool.CONTROL: 128, Pool.BLOBS: 256}
+# Of the connections to one host: a third is never used for blobs.
+CONTROL_SHARE = 1 / 3
+
+
+def connections_of(upstream: Upstream, pool: Pool) -> int:
+    """To one host, at most. Who waits here for a slow one may wait for too long."""
+    control = max(1, round(upstream.max_connections * CONTROL_SHARE))
+    return control if pool is Pool.CONTROL else max(1, upstream.max_connections - control)
 
 
 class Transport:
@@ -237,11 +242,13 @@ class Transport:
     def _session(self, pool: Pool, limit: Reach | None) -> aiohttp.ClientSession:
         key = (pool, limit)
         if key not in self._sessions:
-            buffer_bytes = _BLOB_BUFFER_BYTES if pool is Pool.BLOBS else _CONTROL_BUFFER_BYTES
+            is_paced = self._upstream.max_bytes_per_second is not None
+            is_large = pool is Pool.BLOBS and not is_paced  # what lies there has come too soon
+            buffer_bytes = _BLOB_BUFFER_BYTES if is_large else _CONTROL_BUFFER_BYTES
             self._sessions[key] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0,
-                    limit_per_host=MAX_CONNECTIONS[pool],
+                    limit_per_host=connections_of(self._upstream, pool),
                     resolver=BoundedResolver(self._names, limit),
                 ),
                 response_class=_answer_within(

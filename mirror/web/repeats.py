@@ -19,7 +19,6 @@ from mirror.web.request import FACTS, Facts
 
 # Then the request goes its whole way again, past the store's and the index's word.
 REPEAT_SECONDS = 5.0
-REPEATS_BYTES = 32 * 1024 * 1024
 MAX_REQUEST_BYTES = 4096
 # What is longer takes its time anyway, and is sent in slices.
 FILE_BYTES = 8 * 1024 * 1024
@@ -58,12 +57,13 @@ class Repeat:
 
 
 class Repeats:
-    """Bounded in bytes; `until` counts on the monotonic clock."""
+    """`until` counts on the monotonic clock."""
 
-    def __init__(self, log_for: Callable[[Facts, str], Log]) -> None:
+    def __init__(self, most_bytes: int, log_for: Callable[[Facts, str], Log]) -> None:
+        """`most_bytes` is what all may take; larger than any of them."""
         self._log_for = log_for
         self._known: LRUCache[bytes, Repeat] = LRUCache(
-            REPEATS_BYTES, getsizeof=lambda repeat: repeat.held_bytes
+            most_bytes, getsizeof=lambda repeat: repeat.held_bytes
         )
 
     def find(self, request: bytes, now: float) -> Repeat | None:

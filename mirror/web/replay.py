@@ -30,13 +30,14 @@ class Replay:
 
     def __init__(
         self,
+        repeats: Repeats,
         journal: Journal,
         counts: Counts,
         find_open: FindOpen,
         note_given: NoteGiven,
         running: set[asyncio.Task[object]],
     ) -> None:
-        self.repeats = Repeats(journal.log_for_repeats)
+        self.repeats = repeats
         self._journal = journal
         self._counts = counts
         self._find_open = find_open

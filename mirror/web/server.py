@@ -16,6 +16,7 @@ from mirror.web.counts import Counts
 from mirror.web.journal import Journal
 from mirror.web.listeners import BACKLOG
 from mirror.web.places import Places, connections_allowed
+from mirror.web.repeats import Repeats
 from mirror.web.replay import Replay
 from mirror.web.replies import WRITE_BYTES, error_reply
 from mirror.web.request import FACTS, Facts
@@ -37,7 +38,10 @@ class Pages(Protocol):
 class Server:
     """Listens once opened. `aclose` lets running answers end."""
 
-    def __init__(self, registry: Answers, status: Pages, counts: Counts) -> None:
+    def __init__(
+        self, registry: Answers, status: Pages, counts: Counts, repeats_bytes: int
+    ) -> None:
+        """`repeats_bytes` is what answers that are given again may take of memory."""
         self._status = status
         self._registry = registry
         self._journal = Journal(counts)
@@ -47,8 +51,14 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._places = Places(connections_allowed(), counts)
         self._running: set[asyncio.Task[object]] = set()
+        repeats = Repeats(repeats_bytes, self._journal.log_for_repeats)
         self._replay = Replay(
-            self._journal, counts, registry.find_open, registry.note_given, self._running
+            repeats,
+            self._journal,
+            counts,
+            registry.find_open,
+            registry.note_given,
+            self._running,
         )
 
     async def open(self, sockets: Sequence[socket.socket]) -> None:

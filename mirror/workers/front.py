@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from socket import socket
 
 import structlog
 from aiohttp import web
 
+from mirror.config import Settings
 from mirror.store.paths import Paths
 from mirror.web.replies import SOFTWARE
 from mirror.web.server import Server
@@ -25,19 +25,21 @@ _log = structlog.get_logger()
 
 @asynccontextmanager
 async def fronting(
-    sockets: Sequence[socket], owner_socket: str, storage: Path, grace_seconds: float
+    settings: Settings, sockets: Sequence[socket], owner_socket: str
 ) -> AsyncIterator[None]:
     """Serves while the block runs; on leaving, running answers may end within the grace."""
+    # Half of the memory is the owner's, for contents.
+    memory_bytes = settings.cache_memory // 2 // settings.workers
     async with AsyncExitStack() as house:
         tally = Tally()
         owner = await house.enter_async_context(Owner(owner_socket))
-        files = Files(Paths(storage))
+        files = Files(Paths(settings.storage.path))
         house.push_async_callback(asyncio.to_thread, files.close)
         teller = _Teller(owner, tally)
         house.push_async_callback(teller.aclose)
-        relay = Relay(owner, files, tally)
-        server = Server(relay, _Pages(relay, teller), tally)
-        house.push_async_callback(lambda: server.aclose(grace_seconds))
+        relay = Relay(owner, files, tally, memory_bytes // 2)
+        server = Server(relay, _Pages(relay, teller), tally, memory_bytes // 2)
+        house.push_async_callback(lambda: server.aclose(settings.shutdown_grace))
         await server.open(sockets)
         teller.open()
         yield

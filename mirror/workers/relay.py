@@ -9,12 +9,13 @@ from typing import TypeVar
 import aiohttp
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
+from cachetools import LRUCache
 from multidict import CIMultiDict
 
 from mirror.addressing import Kind
+from mirror.manifest import MANIFEST_LIMIT_BYTES
 from mirror.names import Digest
 from mirror.store.handles import StoredBlob
-from mirror.web.replies import WRITE_BYTES
 from mirror.web.request import FACTS, Facts
 from mirror.web.tally import Tally
 from mirror.web.told import BY_FILE, OLD_CLIENT, TOLD, ToldFile, hear
@@ -25,6 +26,8 @@ from mirror.workers.sending import Sending
 
 # From one request to an answer's headers, however often the owner ends meanwhile.
 ANSWER_SECONDS = 28.0
+# Manifests and lists are no larger; of blobs, these are the ones that come without a file.
+MAX_HELD_BYTES = MANIFEST_LIMIT_BYTES
 # What the owner looks at; anything else a client sends ends here.
 _ASKED = (hdrs.ACCEPT, hdrs.IF_NONE_MATCH, hdrs.IF_RANGE, hdrs.RANGE, "Priority")
 # Of one connection only (RFC 9110 §7.6.1), made anew for the next one, or between us.
@@ -39,7 +42,9 @@ T = TypeVar("T")
 class Relay:
     """Answers (see web/answering.py) in the owner's words."""
 
-    def __init__(self, owner: Owner, files: Files, tally: Tally) -> None:
+    def __init__(self, owner: Owner, files: Files, tally: Tally, shared_bytes: int) -> None:
+        """`shared_bytes` is what the bodies that several answers share may take of memory."""
+        self._shared: LRUCache[str, bytes] = LRUCache(shared_bytes, getsizeof=len)
         self._owner = owner
         self._files = files
         self._tally = tally
@@ -57,6 +62,9 @@ class Relay:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Raises MirrorError."""
         answer = await _until_answered(lambda: self._answer(request))
+        facts = request[FACTS]
+        if facts.error is None and facts.address.kind in (Kind.BLOB, Kind.MANIFEST):
+            facts.first_byte(self._tally)
         if isinstance(answer, web.Response):
             return answer
         next_leg = partial(self._next_leg, request)
@@ -66,7 +74,7 @@ class Relay:
 
     async def _page(self, request: web.BaseRequest) -> web.Response:
         answer = await self._owner.ask(request.method, _target(request), {})
-        return await _whole_answer(request, answer)
+        return await self._whole(request, answer)
 
     async def _answer(self, request: web.BaseRequest) -> web.Response | Leg:
         """A whole answer, or a blob's first leg. Raises MirrorError, OwnerLost."""
@@ -77,11 +85,9 @@ class Relay:
             if leg is not None:
                 return leg
             answer, _ = await self._ask(request, _asked(request, by_file=False), facts)
-        if answer.status in _CONTENT and facts.address.kind in (Kind.BLOB, Kind.MANIFEST):
-            facts.first_byte(self._tally)
         if _is_large(request, answer):
             return Leg(answer, None, None)
-        return await _whole_answer(request, answer)
+        return await self._whole(request, answer)
 
     async def _next_leg(self, request: web.BaseRequest, wanted: str, *, by_file: bool) -> Leg:
         """This range of the same blob. Raises OwnerLost, OwnerFailed."""
@@ -117,6 +123,20 @@ class Relay:
                 answer.close()
         return None if blob is None else Leg(answer, told, blob)
 
+    async def _whole(
+        self, request: web.BaseRequest, answer: aiohttp.ClientResponse
+    ) -> web.Response:
+        """What waits for slow clients is held once. Raises OwnerLost."""
+        headers = _passed(answer.headers)
+        body = await whole(answer)
+        if request.method == hdrs.METH_HEAD or answer.status == HTTPStatus.NOT_MODIFIED:
+            return web.Response(status=answer.status, headers=headers)
+        headers.popall(hdrs.CONTENT_LENGTH, None)
+        tag = headers.get(hdrs.ETAG)
+        if tag is not None and answer.status == HTTPStatus.OK and len(body) <= self._shared.maxsize:
+            body = self._shared.setdefault(tag, body)
+        return web.Response(status=answer.status, headers=headers, body=body)
+
 
 async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
     """Also where the owner ends meanwhile. Raises MirrorError."""
@@ -131,21 +151,11 @@ async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
         raise unanswered() from None
 
 
-async def _whole_answer(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.Response:
-    """Raises OwnerLost."""
-    headers = _passed(answer.headers)
-    body = await whole(answer)
-    if request.method == hdrs.METH_HEAD or answer.status == HTTPStatus.NOT_MODIFIED:
-        return web.Response(status=answer.status, headers=headers)
-    headers.popall(hdrs.CONTENT_LENGTH, None)
-    return web.Response(status=answer.status, headers=headers, body=body)
-
-
 def _is_large(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> bool:
     """Too large to be held, or nobody knows."""
     if request.method == hdrs.METH_HEAD or answer.status not in _CONTENT:
         return False
-    return answer.content_length is None or answer.content_length > WRITE_BYTES
+    return answer.content_length is None or answer.content_length > MAX_HELD_BYTES
 
 
 def _asked(request: web.BaseRequest, *, by_file: bool = True) -> CIMultiDict[str]:

@@ -106,8 +106,7 @@ async def _running(settings: Settings, *, is_fronted: bool) -> AsyncIterator[int
         owner.bind(f"{folder}/owner")
         owner.listen()
         owner.setblocking(False)
-        grace_seconds = settings.shutdown_grace
         async with running(settings, owner):
             listeners = await asyncio.to_thread(listening, *settings.listen)
-            async with fronting(listeners, f"{folder}/owner", settings.storage.path, grace_seconds):
+            async with fronting(settings, listeners, f"{folder}/owner"):
                 yield listeners[0].getsockname()[1]
