@@ -10,18 +10,9 @@ from mirror.config import ConfigurationError, Settings, load
 WELL_KNOWN = (
     "docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, public.ecr.aws, mcr.microsoft.com"
 )
-TOP = ", ".join(
-    [
-        "cache_memory",
-        "default_upstream",
-        "listen",
-        "log",
-        "offline",
-        "shutdown_grace",
-        "storage",
-        "upstreams",
-        "workers",
-    ]
+TOP = (
+    "cache_memory, default_upstream, listen, log, offline, shutdown_grace, "
+    "storage, upstreams, workers"
 )
 A_DURATION = "a duration is a number with a unit, like 30s, 5m, 12h or 30d"
 A_SIZE = "a size is a number with a unit, like 512KiB, 20MiB or 1.5GiB, or 0"
