@@ -1,12 +1,13 @@
 """The registries that are measured as pull-through caches, each as its documentation recommends."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
 
-from bench.server import PROJECT, Server, said_by
+from bench.server import PROJECT, Server, ServerError, find, said_by
 
 
 class Cache(Server):
@@ -116,6 +117,17 @@ class Zot(Cache):
     name = "zot"
     program = "zot"
 
+    @classmethod
+    def version(cls) -> str:
+        """The commit that the build wrote into it, or else the version of its module."""
+        try:
+            path = find(cls.program)
+        except ServerError:
+            return "missing"
+        said = said_by(path, "--version") + said_by("/usr/bin/env", "go", "version", "-m", path)
+        found = re.search(r'"commit":"([^"]+)"|\smod\s+\S+\s+(v\S+)', said)
+        return next(filter(None, found.groups())) if found else "unknown"
+
     def config(self) -> str:
         registry = {
             "urls": [self.upstream],
@@ -149,6 +161,10 @@ class Drayage(Cache):
 
     name = "drayage"
     program = "drayage"
+
+    def __init__(self, folder: Path, upstream_port: int) -> None:
+        super().__init__(folder, upstream_port)
+        self.data.mkdir()  # it does not make it itself
 
     def config(self) -> str:
         return f"""\

@@ -133,7 +133,7 @@ def version_of(program: str, flag: str) -> str:
         said = said_by(find(program), flag)
     except ServerError:
         return "missing"
-    found = re.search(r"\d+\.\d+[\w.+-]*", said)
+    found = re.search(r"\d+(\.\d+)+", said)
     return found.group() if found else "unknown"
 
 
