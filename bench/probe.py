@@ -7,6 +7,7 @@ process of its own, since the reader of the large answers must not be in its way
 """
 
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -85,8 +86,7 @@ class Probe:
 
 def percentile(values: list[float], share: float) -> float:
     """The smallest value that `share` of them do not exceed; `values` must not be empty."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 if __name__ == "__main__":
