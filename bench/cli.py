@@ -37,8 +37,7 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(report.as_json(run))
     if arguments.svg:
-        heading = f"mirror {run.versions.get('mirror', '')} beside other pull-through caches"
-        arguments.svg.write_text(picture.svg(picture.panels(run), heading))
+        arguments.svg.write_text(picture.svg(picture.panels(run), picture.heading(run)))
     return 0
 
 

@@ -8,7 +8,7 @@ from bench.content import CONFIG_TYPE, MANIFEST_TYPE
 
 Address = tuple[str, int]
 
-STALL_LIMIT_SECONDS = 40
+STALL_LIMIT_SECONDS = 60
 PIECE_BYTES = 1 << 20
 ACCEPT = ", ".join(
     (

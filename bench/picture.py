@@ -1,10 +1,11 @@
 """The run as a picture: small bar charts in SVG, a panel for each row, a bar for each server."""
 
 from dataclasses import dataclass
+from statistics import median
 from xml.etree import ElementTree as Xml
 
-from bench.figures import failures, middle, values
-from bench.report import number
+from bench.figures import failures, foreign_cores, middle, values
+from bench.report import BUSY_CORES, number
 from bench.rows import MIRROR, TWO_MIRRORS, all_rows
 from bench.run import Run
 
@@ -69,6 +70,13 @@ def panels(run: Run) -> list[Panel]:
         )
         for row in all_rows(run.scale)
     ]
+
+
+def heading(run: Run) -> str:
+    """Says as well when the machine had other things to do."""
+    told = f"mirror {run.versions.get(MIRROR, '')} beside other pull-through caches"
+    foreign = median(foreign_cores(run))
+    return f"{told}, others using {foreign:.1f} cores" if foreign > BUSY_CORES else told
 
 
 def svg(shown: list[Panel], heading: str) -> str:

@@ -112,6 +112,13 @@ def test_the_picture_has_a_panel_for_each_row_and_says_who_fails() -> None:
     assert longer == pytest.approx(2 * shorter, abs=0.2)
 
 
+@pytest.mark.parametrize(("cores", "said"), [(0.05, False), (1.3, True)])
+def test_the_picture_says_when_the_machine_was_busy(cores: float, said: bool) -> None:
+    run = run_of(RATE.key, mirror=[10.0])
+    run.samples[RATE.key]["mirror"][0].details[FOREIGN_LOAD] = cores
+    assert ("others using 1.3 cores" in picture.heading(run)) == said
+
+
 def test_medians_and_percentiles() -> None:
     assert middle([None, 4.0, 2.0]) == 3
     assert middle([None]) is None
