@@ -119,10 +119,10 @@ def _failures(run: Run, rows: list[Row]) -> str:
         for server in run.servers:
             for reason in dict.fromkeys(failures(run, row, server)):
                 found.setdefault((server, " ".join(reason.split())), []).append(row.title)
-    lines = [
-        f"- {server}, {'; '.join(titles)}: {reason[:REASON_LIMIT_CHARACTERS]}"
-        for (server, reason), titles in found.items()
-    ]
+    lines = []
+    for (server, reason), titles in found.items():
+        where = "; ".join(titles) if len(titles) < len(rows) else "everything"
+        lines.append(f"- {server}, {where}: {reason[:REASON_LIMIT_CHARACTERS]}")
     return "\n".join(["Failures:", "", *lines]) if lines else ""
 
 
