@@ -41,8 +41,9 @@ fuzz: $(VENV)/dev.done
 		-max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/$$target- || exit 1; done
 
 bench: $(VENV)/dev.done
-	tests/real/install.sh
-	$(BIN)/python -m bench
+	PYTHON=$(BIN)/python bench/install.sh
+	mkdir -p bench/results
+	$(BIN)/python -m bench --json bench/results/run.json --svg bench/results/run.svg
 
 clean:
 	rm -rf $(VENV) .tools .fuzz

@@ -1,7 +1,9 @@
 """A registry far away, on loopback: each request waits before it is answered, and each connection
 has a rate of its own. It serves the folder of `content.py`, with ranges.
 
-python -m bench.far_server PORT ROOT ACCESS_LOG LATENCY_SECONDS BYTES_PER_SECOND
+python -m bench.far_server PORT ROOT ACCESS_LOG BUSY LATENCY_SECONDS BYTES_PER_SECOND
+
+The file BUSY is there while any request is being answered.
 """
 
 import asyncio
@@ -9,6 +11,8 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +30,16 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 class FarServer:
     def __init__(
-        self, root: Path, access_log: Path, latency_seconds: float, bytes_per_second: float
+        self,
+        root: Path,
+        access_log: Path,
+        busy: Path,
+        latency_seconds: float,
+        bytes_per_second: float,
     ) -> None:
         self._root = root
+        self._busy = busy
+        self._answering = 0
         self._log = access_log.open("a", buffering=1)
         self._latency_seconds = latency_seconds
         self._bytes_per_second = bytes_per_second
@@ -45,12 +56,24 @@ class FarServer:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                await asyncio.sleep(self._latency_seconds)
-                await self._answer(head, writer)
+                with self._counted():
+                    await asyncio.sleep(self._latency_seconds)
+                    await self._answer(head, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.transport.abort()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._answering += 1
+        self._busy.touch()
+        try:
+            yield
+        finally:
+            self._answering -= 1
+            if not self._answering:
+                self._busy.unlink()
 
     async def _answer(self, head: str, writer: asyncio.StreamWriter) -> None:
         method, path, _ = head.partition("\r\n")[0].split(" ")
@@ -105,5 +128,6 @@ class _Sent:
 
 
 if __name__ == "__main__":
-    port, root, log, latency, rate = sys.argv[1:]
-    asyncio.run(FarServer(Path(root), Path(log), float(latency), float(rate)).serve(int(port)))
+    port, root, log, busy, latency, rate = sys.argv[1:]
+    files = (Path(root), Path(log), Path(busy))
+    asyncio.run(FarServer(*files, float(latency), float(rate)).serve(int(port)))

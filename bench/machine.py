@@ -1,15 +1,13 @@
-"""The description of the machine and of the programs, without which the numbers mean nothing."""
+"""The description of the machine, without which the numbers mean nothing."""
 
 import hashlib
 import os
 import platform
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from bench.servers import PROJECT
+from bench.server import said_by, version_of
 
 HASHED_BYTES = 32 << 20
 HASH_REPEATS = 5
@@ -27,12 +25,7 @@ def description(cache_folder: Path, upstream_folder: Path) -> dict[str, str]:
         "cache files on": _file_system(cache_folder),
         "upstream files on": _file_system(upstream_folder),
         "python": platform.python_version(),
-        "mirror": _mirror_version(),
-        "docker-registry": _first(
-            r"(\d[\w.+]*)", _said_by("/usr/bin/docker-registry", "--version")
-        ),
-        "nginx": _first(r"nginx/(\S+)", _said_by("/usr/sbin/nginx", "-v")),
-        "wrk": _first(r"wrk (.*?) \[", _said_by("/usr/bin/wrk", "-v")),
+        "wrk": version_of("wrk", "-v"),
     }
 
 
@@ -55,20 +48,7 @@ def _hash_speed() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    return _said_by("/usr/bin/df", "--output=fstype", str(folder)).split()[-1]
-
-
-def _mirror_version() -> str:
-    script = "import mirror; print(getattr(mirror, '__version__', 'unknown'))"
-    version = _said_by(sys.executable, "-c", script).strip() or "not importable"
-    commit = _said_by("/usr/bin/git", "rev-parse", "--short", "HEAD").strip()
-    changed = _said_by("/usr/bin/git", "status", "--porcelain", "--", "mirror").strip()
-    return f"{version} ({commit or 'no commit'}{', with changes' if changed else ''})"
-
-
-def _said_by(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
-    return done.stdout + (done.stderr if command[-1] == "-v" else "")
+    return said_by("/usr/bin/df", "--output=fstype", str(folder)).split()[-1]
 
 
 def _first(pattern: str, text: str) -> str:

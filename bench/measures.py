@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from bench import load, procfs
+from bench import procfs, reader, wrk
 from bench.content import Blob, Image
+from bench.load import LoadError
 from bench.scale import Scale
-from bench.servers import Server
+from bench.server import Server
 from bench.upstream import Upstream
 
 GIGA = 1e9
-MIB = 1 << 20
 
 
 @dataclass
@@ -34,9 +34,10 @@ class WarmImage:
 
 
 class Measure(ABC):
-    """`cold` says that nginx stands for the upstream itself here: clients with no cache between."""
+    """`cold`: the upstream itself stands for nginx-static here; `far`: it is the far one."""
 
     cold: ClassVar[bool]
+    far = False
     rows: tuple[str, ...]
 
     def __init__(self, scale: Scale, upstream: Upstream) -> None:
@@ -58,13 +59,12 @@ class Warm(Measure):
         self.warm = warm
 
     def take(self, server: Server) -> Sample:
-        procfs.settle()
+        self.upstream.settle()
         self.upstream.forget()
         sample = self.load(server)
         sample.details["upstream requests"] = self.upstream.requests()
-        for layer in self.warm.image.layers:
-            if self.upstream.fetched(layer).gets:
-                raise load.LoadError("it was not warm: the upstream was asked for a layer")
+        if self.upstream.fetched(*self.warm.image.layers).gets:
+            raise LoadError("it was not warm: the upstream was asked for a layer")
         return sample
 
     @abstractmethod
@@ -83,130 +83,51 @@ class Requests(Warm):
         self.path = path
 
     def load(self, server: Server) -> Sample:
-        rate = load.request_rate(
+        rate = wrk.request_rate(
             server.address, self.path, self.scale.connections, self.scale.window_seconds
         )
         return Sample({self.rows[0]: rate.per_second}, {"p50": rate.p50, "p99": rate.p99})
 
 
 class Throughput(Warm):
-    """Gigabytes per second, by our reader."""
+    """Gigabytes per second, by our reader; with a second row, the CPU seconds that each costs."""
 
     def __init__(
         self,
         scale: Scale,
         upstream: Upstream,
         warm: WarmImage,
-        row: str,
+        rows: tuple[str, ...],
         blob: Blob,
         clients: int,
     ) -> None:
         super().__init__(scale, upstream, warm)
-        self.rows = (row,)
+        self.rows = rows
         self.blob = blob
         self.clients = clients
 
     def load(self, server: Server) -> Sample:
-        crowd = load.stream(
-            server.address,
-            self.blob,
-            self.clients,
-            self.scale.window_seconds,
-            self.scale.copy_bodies,
-        )
-        value = crowd.body_bytes / crowd.seconds / GIGA
-        return Sample({self.rows[0]: value}, {"generator cores": crowd.cpu_seconds / crowd.seconds})
-
-
-class Arrival(Measure):
-    """Clients want one blob that no cache has; its manifest was pulled before, as clients do."""
-
-    cold = True
-    size: int
-    clients: int
-
-    def take(self, server: Server) -> Sample:
-        image = self.upstream.tree.add_image(self.size)
-        try:
-            load.check(server.address, image.tag_path, image.manifest)
-            procfs.settle()
-            return self._measured(server, image.layers[0])
-        finally:
-            self.upstream.tree.remove_layers(image)
-
-    def _measured(self, server: Server, blob: Blob) -> Sample:
         pids = server.pids
-        self.upstream.forget()
-        procfs.reset_peak(pids)
         cpu_before = procfs.cpu_seconds(pids)
-        with procfs.AnonymousMemory(pids) as anonymous:
-            crowd = load.download(server.address, blob, self.clients, self.scale.copy_bodies)
-        procfs.settle()  # a copy in the background belongs to what the blob costs
-        fetched = self.upstream.fetched(blob)
-        peak_bytes = procfs.memory_bytes(pids, "VmHWM")
+        scale = self.scale
+        crowd = reader.stream(
+            server.address, self.blob, self.clients, scale.window_seconds, scale.copy_bodies
+        )
+        gigabytes = crowd.body_bytes / GIGA
         cpu_seconds = procfs.cpu_seconds(pids) - cpu_before
-        load.check(server.address, blob.path, blob)
+        values = (gigabytes / crowd.seconds, cpu_seconds / gigabytes)
         return Sample(
-            self.values(crowd, fetched.sent_bytes / blob.size, peak_bytes, anonymous.peak_bytes),
-            {
-                "first byte, first client, s": min(crowd.first_byte_seconds),
-                "first byte, last client, s": max(crowd.first_byte_seconds),
-                "upstream GETs": fetched.gets,
-                "upstream HEADs": fetched.heads,
-                "server CPU s": cpu_seconds,
-                "generator CPU s": crowd.cpu_seconds,
-            },
+            dict(zip(self.rows, values, strict=False)),
+            {"server CPU s": cpu_seconds, "generator cores": crowd.cpu_seconds / crowd.seconds},
         )
 
-    @abstractmethod
-    def values(
-        self, crowd: load.Crowd, copies: float, peak_bytes: int, anonymous_bytes: int
-    ) -> dict[str, float]:
-        """The rows' values of one arrival; `copies`: upstream bytes as a multiple of the blob."""
 
-
-class Cold(Arrival):
-    rows = ("cold_seconds", "cold_copies")
-    clients = 1
-
-    def __init__(self, scale: Scale, upstream: Upstream) -> None:
-        super().__init__(scale, upstream)
-        self.size = scale.large_bytes
-
-    def values(
-        self, crowd: load.Crowd, copies: float, peak_bytes: int, anonymous_bytes: int
-    ) -> dict[str, float]:
-        return {"cold_seconds": crowd.seconds, "cold_copies": copies}
-
-
-class Herd(Arrival):
-    rows = ("herd_seconds", "herd_copies", "herd_peak_mib", "herd_anonymous_mib")
-
-    def __init__(self, scale: Scale, upstream: Upstream) -> None:
-        super().__init__(scale, upstream)
-        self.size = scale.herd_bytes
-        self.clients = scale.herd_clients
-
-    def values(
-        self, crowd: load.Crowd, copies: float, peak_bytes: int, anonymous_bytes: int
-    ) -> dict[str, float]:
-        return {
-            "herd_seconds": crowd.seconds,
-            "herd_copies": copies,
-            "herd_peak_mib": peak_bytes / MIB,
-            "herd_anonymous_mib": anonymous_bytes / MIB,
-        }
-
-
-def all_measures(scale: Scale, upstream: Upstream, warm: WarmImage) -> list[Measure]:
-    """In the order in which each round takes them."""
+def warm_measures(scale: Scale, upstream: Upstream, warm: WarmImage) -> list[Measure]:
     common = (scale, upstream, warm)
     return [
         Requests(*common, "manifest_rate", warm.image.tag_path),
         Requests(*common, "small_rate", warm.small.path),
-        Throughput(*common, "middle_gbps", warm.middle, scale.connections),
-        Throughput(*common, "large_1_gbps", warm.large, 1),
-        Throughput(*common, "large_4_gbps", warm.large, 4),
-        Cold(scale, upstream),
-        Herd(scale, upstream),
+        Throughput(*common, ("middle_gbps",), warm.middle, scale.connections),
+        Throughput(*common, ("large_1_gbps",), warm.large, 1),
+        Throughput(*common, ("large_4_gbps", "large_cpu"), warm.large, 4),
     ]

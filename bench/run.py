@@ -1,20 +1,21 @@
-"""One run: start everything, make it warm, then round after round through measures and servers."""
+"""One run: round after round, everything is started, made warm, and goes through the measures."""
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import load, machine, procfs
-from bench.content import Image
-from bench.measures import Measure, Sample, WarmImage, all_measures
+from bench import machine, procfs, wrk
+from bench.arrivals import cold_measures
+from bench.load import LoadError
+from bench.measures import Measure, Sample, warm_measures
 from bench.scale import Scale
-from bench.servers import DockerRegistry, Mirror, Nginx, Server
-from bench.upstream import Upstream
+from bench.server import Server, ServerError
+from bench.stage import Stage, Upstreams, stage, upstreams
 
-SERVER_NAMES = (Mirror.name, DockerRegistry.name, Nginx.name)
 FOREIGN_LOAD = "others' cores"
 
 
@@ -25,6 +26,7 @@ class Run:
     scale: Scale
     servers: list[str]
     machine: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)
     samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
 
@@ -39,102 +41,63 @@ class Run:
         return []
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What is up and running while the measures are taken."""
-
-    upstream: Upstream
-    servers: list[Server]
-    warm: WarmImage
-
-    def server_for(self, measure: Measure, server: Server) -> Server:
-        return self.upstream if measure.cold and isinstance(server, Nginx) else server
-
-
-def measure_all(scale: Scale, names: list[str], cache_parent: Path, upstream_parent: Path) -> Run:
-    """Raises ServerError or LoadError when a server cannot even be started and made warm."""
+def measure_all(
+    scale: Scale, kinds: dict[str, type[Server]], cache_parent: Path, upstream_parent: Path
+) -> Run:
+    """Raises ServerError when there is no upstream; whatever else fails is a failed sample."""
     with (
         _temporary_folder(cache_parent) as cache_folder,
         _temporary_folder(upstream_parent) as upstream_folder,
-        _stage(scale, names, cache_folder, upstream_folder) as stage,
+        upstreams(scale, upstream_folder) as given,
     ):
-        run = Run(scale, names, machine.description(cache_folder, upstream_folder))
-        measures = all_measures(scale, stage.upstream, stage.warm)
-        run.commands = _commands(scale, stage)
+        run = Run(scale, list(kinds), machine.description(cache_folder, upstream_folder))
+        run.versions = {name: kind.version() for name, kind in kinds.items()}
+        measures = [
+            *warm_measures(scale, given.near, given.warm),
+            *cold_measures(scale, given.near, given.far, given.warm),
+        ]
         for round_number in range(scale.rounds):
-            _take_round(run, stage, measures, round_number)
+            folder = cache_folder / f"round-{round_number + 1}"
+            with stage(kinds, folder, given) as made:
+                run.commands = _commands(scale, made, given)
+                _take_round(run, made, measures, round_number)
+            shutil.rmtree(folder)  # a round leaves gigabytes in each cache
     return run
 
 
-def _take_round(run: Run, stage: Stage, measures: list[Measure], round_number: int) -> None:
+def _take_round(run: Run, made: Stage, measures: list[Measure], round_number: int) -> None:
     """Each measure goes through all servers before the next; another server begins each round."""
-    first = round_number % len(stage.servers)
-    order = stage.servers[first:] + stage.servers[:first]
+    first = round_number % len(run.servers)
+    order = run.servers[first:] + run.servers[:first]
     for measure in measures:
-        for server in order:
-            sample = _sample(measure, stage.server_for(measure, server))
-            run.add(measure, server.name, sample)
-            _progress(f"round {round_number + 1}/{run.scale.rounds} {server.name}", sample)
+        for name in order:
+            sample = _sample(measure, made, name)
+            run.add(measure, name, sample)
+            _progress(f"round {round_number + 1}/{run.scale.rounds} {name}", sample)
 
 
-def _sample(measure: Measure, server: Server) -> Sample:
-    if not server.alive:
-        server.start()
+def _sample(measure: Measure, made: Stage, name: str) -> Sample:
     before = procfs.Clock.now()
     try:
-        sample = measure.take(server)
-    except load.LoadError as error:
-        ended = "" if server.alive else " (the server has ended)"
-        sample = Sample(failure=f"{error}{ended}")
+        sample = measure.take(made.server(name, measure))
+    except (ServerError, LoadError) as error:
+        sample = Sample(failure=str(error))
     sample.details[FOREIGN_LOAD] = procfs.Clock.now().since(before)[1]
     return sample
 
 
-@contextmanager
-def _stage(
-    scale: Scale, names: list[str], cache_folder: Path, upstream_folder: Path
-) -> Iterator[Stage]:
-    with ExitStack() as stack:
-        upstream = Upstream(upstream_folder / "upstream")
-        servers = [_server(name, cache_folder / name, upstream) for name in names]
-        image = upstream.tree.add_image(scale.small_bytes, scale.middle_bytes, scale.large_bytes)
-        for server in (upstream, *servers):
-            stack.callback(server.stop)
-            server.start()
-            _progress(f"{server.name} listens on port {server.port}")
-        for server in servers:
-            if isinstance(server, Nginx):
-                upstream.tree.copy_to(server.tree)
-            _make_warm(server, image)
-        yield Stage(upstream, servers, WarmImage(image, *image.layers))
-
-
-def _server(name: str, folder: Path, upstream: Upstream) -> Server:
-    if name == Mirror.name:
-        return Mirror(folder, upstream.port)
-    if name == DockerRegistry.name:
-        return DockerRegistry(folder, upstream.port)
-    return Nginx(folder)
-
-
-def _make_warm(server: Server, image: Image) -> None:
-    """Twice: the first fills the cache, the second sees that the cache has the right bytes."""
-    for _ in range(2):
-        load.check(server.address, image.tag_path, image.manifest)
-        for layer in image.layers:
-            load.check(server.address, layer.path, layer)
-        procfs.settle()
-
-
-def _commands(scale: Scale, stage: Stage) -> dict[str, str]:
-    commands = {server.name: " ".join(server.command()) for server in stage.servers}
-    for server in stage.servers:
-        commands[f"{server.name}, its configuration"] = server.config()
-    address = stage.servers[0].address
-    tag_path = stage.warm.image.tag_path
-    wrk = load.wrk_command(address, tag_path, scale.connections, scale.window_seconds)
-    commands["manifest by tag and small blob"] = " ".join(wrk)
-    commands["larger blobs"] = "bench/load.py: stream (warm), download (cold)"
+def _commands(scale: Scale, made: Stage, given: Upstreams) -> dict[str, str]:
+    commands = {}
+    for (name, far), server in made.servers.items():
+        if (name, far) in made.broken:
+            continue
+        title = f"{name}, before the far upstream" if far else name
+        commands[title] = " ".join(server.command())
+        commands[f"{title}, its configuration"] = server.config()
+    address, tag_path = given.near.address, given.warm.image.tag_path
+    command = wrk.command(address, tag_path, scale.connections, scale.window_seconds)
+    commands["manifest by tag and small blob"] = " ".join(command)
+    commands["larger blobs"] = "bench/reader.py"
     return commands
 
 
@@ -144,8 +107,6 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _progress(what: str, sample: Sample | None = None) -> None:
-    if sample is not None:
-        said = sample.failure or ", ".join(f"{k} {v:.4g}" for k, v in sample.values.items())
-        what = f"{what}: {said}"
-    print(what, file=sys.stderr, flush=True)
+def _progress(what: str, sample: Sample) -> None:
+    said = sample.failure or ", ".join(f"{k} {v:.4g}" for k, v in sample.values.items())
+    print(f"{what}: {said}", file=sys.stderr, flush=True)

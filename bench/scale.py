@@ -13,10 +13,13 @@ class Scale:
     middle_bytes: int = 1 << 20
     connections: int = 32  # of the warm measures of small things
     herd_clients: int = 100
+    busy_downloads: int = 8  # of the large blob, while small answers are timed
+    layers: int = 20  # of an image that is pulled as a whole
+    layer_bytes: int = 5_000_000
     copy_bodies: bool = False  # the reader takes bodies into its own memory (see load.py)
 
 
-FULL = Scale(rounds=5, window_seconds=3.0, large_bytes=200_000_000, herd_bytes=100_000_000)
+FULL = Scale(rounds=3, window_seconds=2.0, large_bytes=200_000_000, herd_bytes=100_000_000)
 QUICK = Scale(rounds=1, window_seconds=1.0, large_bytes=50_000_000, herd_bytes=20_000_000)
 
 

@@ -8,10 +8,10 @@ from aiohttp import web
 
 from mirror.byteranges import ByteRange
 from mirror.downloads.reader import BlobReader, StoredReader
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, StorageFailed
 from mirror.names import Digest
 from mirror.web.request import FACTS
-from mirror.web.told import FAILED_LINE, TOLD, ToldFile, tell
+from mirror.web.told import FAILED_LINE, NO_FILE_LINE, TOLD, ToldFile, tell
 
 MAX_REASON_BYTES = 1000
 
@@ -53,5 +53,6 @@ async def tell_blob(
             start = reach
     except MirrorError as error:
         reason = error.message.replace("\n", " ").encode(errors="backslashreplace")
-        await response.write(b"%b%b\n" % (FAILED_LINE, reason[:MAX_REASON_BYTES]))
+        mark = NO_FILE_LINE if isinstance(error, StorageFailed) else FAILED_LINE
+        await response.write(b"%b%b\n" % (mark, reason[:MAX_REASON_BYTES]))
     return response

@@ -27,6 +27,8 @@ COUNTS = "Mirror-Counts"
 OLD_CLIENT = "Mirror-Old-Client"
 # Begins the last line of a body that tells positions, where the blob cannot be had: why.
 FAILED_LINE = b"!"
+# The same where the file cannot give the rest, and the owner's word may.
+NO_FILE_LINE = b"?"
 READS_FILES = web.RequestKey("reads_files", bool)
 
 

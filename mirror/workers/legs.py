@@ -17,7 +17,7 @@ from mirror.errors import StorageFailed
 from mirror.store.handles import StoredBlob
 from mirror.web.replies import WRITE_BYTES
 from mirror.web.slices import SLICE_BYTES, SLICE_SECONDS, send_slice
-from mirror.web.told import FAILED_LINE, ToldFile
+from mirror.web.told import FAILED_LINE, NO_FILE_LINE, ToldFile
 from mirror.workers.owner import OwnerFailed, OwnerLost
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/")
@@ -88,8 +88,14 @@ async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 async def _reaches(answer: aiohttp.ClientResponse) -> AsyncIterator[int]:
     while line := await _read(answer.content.readline):
         if line.startswith(FAILED_LINE):
-            raise OwnerFailed(line[len(FAILED_LINE) :].decode(errors="replace").strip())
+            raise OwnerFailed(_reason(line))
+        if line.startswith(NO_FILE_LINE):
+            raise StorageFailed(_reason(line))
         yield int(line)
+
+
+def _reason(line: bytes) -> str:
+    return line[1:].decode(errors="replace").strip()
 
 
 async def _read(read: Callable[[], Awaitable[bytes]]) -> bytes:

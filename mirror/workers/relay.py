@@ -63,7 +63,8 @@ class Relay:
         """Raises MirrorError."""
         answer = await _until_answered(lambda: self._answer(request))
         facts = request[FACTS]
-        if facts.error is None and facts.address.kind in (Kind.BLOB, Kind.MANIFEST):
+        is_read = request.method == hdrs.METH_GET and facts.address.kind is Kind.BLOB
+        if facts.error is None and (is_read or facts.address.kind is Kind.MANIFEST):
             facts.first_byte(self._tally)
         if isinstance(answer, web.Response):
             return answer
