@@ -30,6 +30,8 @@ FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 30.0
 # What a process may take for its end beyond `shutdown_grace`.
 LAST_SECONDS = 10.0
+# One SIGCHLD may stand for several processes, and come before anybody waits for it.
+LOOK_SECONDS = 0.5
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS = STOP_SIGNALS | {signal.SIGCHLD}
 _READY = b"1"
@@ -175,8 +177,8 @@ class Supervisor:
         """Starts again what ends, until a signal says stop."""
         while True:
             due = [each.due_at for each in self._children if not each.is_running]
-            wait_seconds = max(0.0, min(due) - time.monotonic()) if due else MAX_PAUSE_SECONDS
-            got = signal.sigtimedwait(_SIGNALS, wait_seconds)
+            wait_seconds = min([LOOK_SECONDS, *(each - time.monotonic() for each in due)])
+            got = signal.sigtimedwait(_SIGNALS, max(0.0, wait_seconds))
             if got is not None and got.si_signo in STOP_SIGNALS:
                 return
             self._note_ended()
@@ -211,20 +213,23 @@ class Supervisor:
         for child in children:
             _send(child, signal.SIGTERM)
         deadline = time.monotonic() + self._settings.shutdown_grace + LAST_SECONDS
-        while any(child.is_running for child in children):
-            left_seconds = deadline - time.monotonic()
-            got = signal.sigtimedwait(_SIGNALS, max(0.0, left_seconds))
-            if got is None or got.si_signo in STOP_SIGNALS:
+        while not all(map(_has_ended, children)):
+            got = signal.sigtimedwait(_SIGNALS, LOOK_SECONDS)
+            is_asked_again = got is not None and got.si_signo in STOP_SIGNALS
+            if is_asked_again or time.monotonic() > deadline:
                 for child in self._children:
                     _send(child, signal.SIGKILL)
-            for child in children:
-                if child.is_running and os.waitpid(child.pid, os.WNOHANG)[0]:
-                    child.pid = 0
 
     def _exit_code_of(self, child: _Child) -> int:
         _, status = os.waitpid(child.pid, 0)
         child.pid = 0
         return os.waitstatus_to_exitcode(status)
+
+
+def _has_ended(child: _Child) -> bool:
+    if child.is_running and os.waitpid(child.pid, os.WNOHANG)[0]:
+        child.pid = 0
+    return not child.is_running
 
 
 def _send(child: _Child, number: signal.Signals) -> None:
