@@ -16,6 +16,7 @@ from mirror.proxy.proxy import Proxy
 from mirror.store.backup import IndexBackup
 from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction, Limits
+from mirror.store.inspection import Inspection
 from mirror.store.quarantine import Quarantine
 from mirror.store.recovery import close_index, open_index
 from mirror.store.scrub import Pace, Scrub
@@ -63,7 +64,8 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         ledger = Ledger(clients, index)
         house.push_async_callback(ledger.aclose)
         await ledger.open()
-        scrub = Scrub(store, index, quarantine, metrics, Pace(settings.storage.scrub_rate))
+        inspection = Inspection(store, index, quarantine, metrics)
+        scrub = Scrub(index, inspection, Pace(settings.storage.scrub_rate))
         house.push_async_callback(scrub.aclose)
         proxy = Proxy(store, index, quarantine, scrub, usage, eviction, clients, metrics)
         house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
