@@ -17,6 +17,7 @@ from mirror.store.backup import IndexBackup
 from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction, Limits
 from mirror.store.inspection import Inspection
+from mirror.store.pins import Pins
 from mirror.store.quarantine import Quarantine
 from mirror.store.recovery import close_index, open_index
 from mirror.store.scrub import Pace, Scrub
@@ -52,7 +53,10 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         usage = Usage(metrics)
         eviction = Eviction(store, index, usage, metrics, _limits(settings))
         house.push_async_callback(eviction.aclose)
-        await eviction.open()
+        await eviction.take_stock()
+        eviction.open()
+        pins = Pins(store, index)
+        await pins.open()
         quarantine = Quarantine(store, index, usage, metrics)
         house.push_async_callback(quarantine.aclose)
         clients: dict[str, UpstreamClient] = {}
@@ -67,7 +71,7 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         inspection = Inspection(store, index, quarantine, metrics)
         scrub = Scrub(index, inspection, Pace(settings.storage.scrub_rate))
         house.push_async_callback(scrub.aclose)
-        proxy = Proxy(store, index, quarantine, scrub, usage, eviction, clients, metrics)
+        proxy = Proxy(store, index, quarantine, scrub, usage, eviction, pins, clients, metrics)
         house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
         scrub.open()
         registry = Registry(_directory(settings), proxy, metrics)

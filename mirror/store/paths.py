@@ -1,5 +1,6 @@
 """The disk, drawn. All paths are made here.
 
+    <root>/control.sock                where commands reach the one that serves (see control/)
     <root>/lock                        held (flock) by the one process that serves from this folder
     <root>/index.db                    what is known about the blobs (see index.py)
     <root>/index.db.new                one that is being made anew (see recovery.py, standin.py)
@@ -38,6 +39,10 @@ class Paths:
         return self.root / "lock"
 
     @property
+    def control(self) -> Path:
+        return self.root / "control.sock"
+
+    @property
     def index(self) -> Path:
         return self.root / "index.db"
 
@@ -60,9 +65,13 @@ class Paths:
     def blob(self, digest: Digest) -> Path:
         return self.blobs / digest.algorithm / digest.hex[:2] / digest.hex
 
+    @property
+    def damaged(self) -> Path:
+        return self.root / "damaged"
+
     def damaged_blob(self, digest: Digest, number: int) -> Path:
         name = f"{digest.hex}.{number}" if number else digest.hex
-        return self.root / "damaged" / digest.algorithm / name
+        return self.damaged / digest.algorithm / name
 
     def damaged_index(self, seconds: int) -> Path:
         return self.root / f"{self.index.name}.damaged-{seconds}"
