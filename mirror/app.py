@@ -10,6 +10,7 @@ from yarl import URL
 from mirror.addressing import Directory
 from mirror.config import Settings
 from mirror.config.model import Tls, UpstreamSettings
+from mirror.control.server import ControlServer
 from mirror.metrics import Metrics
 from mirror.proxy.ledger import Ledger
 from mirror.proxy.proxy import Proxy
@@ -17,11 +18,14 @@ from mirror.store.backup import IndexBackup
 from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction, Limits
 from mirror.store.inspection import Inspection
+from mirror.store.inventory import Inventory
 from mirror.store.pins import Pins
 from mirror.store.quarantine import Quarantine
 from mirror.store.recovery import close_index, open_index
 from mirror.store.scrub import Pace, Scrub
 from mirror.store.usage import Usage
+from mirror.upkeep.cache import Cache
+from mirror.upkeep.keeper import Keeper
 from mirror.upstream.body import Blocks
 from mirror.upstream.client import UpstreamClient
 from mirror.upstream.definition import Account, Upstream
@@ -40,46 +44,74 @@ async def running(settings: Settings) -> AsyncIterator[int]:
     grace = _Grace(settings.shutdown_grace)
     metrics = Metrics()
     async with AsyncExitStack() as house:
-        store = BlobStore(settings.storage.path, metrics.storage_writable)
-        await store.open()
-        house.push_async_callback(store.aclose)
-        index = await open_index(store, metrics.index_failed)
-        backup = IndexBackup(store)
-        if index.memory is None:
-            house.push_async_callback(backup.make)
-            backup.open()
-        house.push_async_callback(close_index, index, store)
-        house.push_async_callback(backup.aclose)
-        usage = Usage(metrics)
-        eviction = Eviction(store, index, usage, metrics, _limits(settings))
-        house.push_async_callback(eviction.aclose)
-        await eviction.take_stock()
-        eviction.open()
-        pins = Pins(store, index)
-        await pins.open()
-        quarantine = Quarantine(store, index, usage, metrics)
-        house.push_async_callback(quarantine.aclose)
-        clients: dict[str, UpstreamClient] = {}
-        blocks = Blocks()
-        for upstream in upstreams_of(settings):
-            client = UpstreamClient(upstream, metrics, blocks, offline=settings.offline)
-            clients[upstream.name] = client
-            house.push_async_callback(client.aclose)
-        ledger = Ledger(clients, index)
-        house.push_async_callback(ledger.aclose)
-        await ledger.open()
-        inspection = Inspection(store, index, quarantine, metrics)
-        scrub = Scrub(index, inspection, Pace(settings.storage.scrub_rate))
-        house.push_async_callback(scrub.aclose)
-        proxy = Proxy(store, index, quarantine, scrub, usage, eviction, pins, clients, metrics)
-        house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
-        scrub.open()
-        registry = Registry(_directory(settings), proxy, metrics)
-        server = Server(registry, Status(metrics, proxy.check_ready), metrics)
+        cache = await _opened(settings, house, metrics, grace, serves=True)
+        registry = Registry(cache.directory, cache.proxy, metrics)
+        server = Server(registry, Status(metrics, cache.proxy.check_ready), metrics)
+        cache.forgotten = server.forget_repeats
         house.push_async_callback(lambda: server.aclose(grace.seconds_left()))
-        house.callback(proxy.end_ahead)
+        house.callback(cache.proxy.end_ahead)
+        control = ControlServer(Keeper(cache), cache.store.paths.control)
+        house.push_async_callback(control.aclose)
         host, port = settings.listen
-        yield await server.open(host, port)
+        bound = await server.open(host, port)
+        await control.open()
+        yield bound
+
+
+@asynccontextmanager
+async def keeping(settings: Settings) -> AsyncIterator[Keeper]:
+    """A cache that nobody serves from, for one command. Nothing happens but what that asks for.
+
+    Raises FolderInUse, IndexTooNew, StorageFailed, OSError.
+    """
+    grace = _Grace(settings.shutdown_grace)
+    async with AsyncExitStack() as house:
+        yield Keeper(await _opened(settings, house, Metrics(), grace, serves=False))
+
+
+async def _opened(
+    settings: Settings, house: AsyncExitStack, metrics: Metrics, grace: "_Grace", *, serves: bool
+) -> Cache:
+    """All but what clients reach; `serves`: with all that goes on in the background."""
+    store = BlobStore(settings.storage.path, metrics.storage_writable)
+    await store.open(tidies=serves)
+    house.push_async_callback(store.aclose)
+    index = await open_index(store, metrics.index_failed)
+    backup = IndexBackup(store)
+    if index.memory is None and serves:
+        house.push_async_callback(backup.make)
+        backup.open()
+    house.push_async_callback(close_index, index, store)
+    house.push_async_callback(backup.aclose)
+    usage = Usage(metrics)
+    eviction = Eviction(store, index, usage, metrics, _limits(settings))
+    house.push_async_callback(eviction.aclose)
+    await eviction.take_stock()
+    if serves:
+        eviction.open()
+    pins = Pins(store, index)
+    await pins.open()
+    quarantine = Quarantine(store, index, usage, metrics)
+    house.push_async_callback(quarantine.aclose)
+    clients: dict[str, UpstreamClient] = {}
+    blocks = Blocks()
+    for upstream in upstreams_of(settings):
+        client = UpstreamClient(upstream, metrics, blocks, offline=settings.offline)
+        clients[upstream.name] = client
+        house.push_async_callback(client.aclose)
+    ledger = Ledger(clients, index)
+    house.push_async_callback(ledger.aclose)
+    await ledger.open()
+    inspection = Inspection(store, index, quarantine, metrics)
+    scrub = Scrub(index, inspection, Pace(settings.storage.scrub_rate))
+    house.push_async_callback(scrub.aclose)
+    proxy = Proxy(store, index, quarantine, scrub, usage, eviction, pins, clients, metrics)
+    house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
+    if serves:
+        scrub.open()
+    inventory = Inventory(index)
+    directory = _directory(settings)
+    return Cache(store, index, inventory, usage, eviction, inspection, pins, proxy, directory)
 
 
 class _Grace:

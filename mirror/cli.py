@@ -1,31 +1,16 @@
 """The commands. Thin: parse, call, print; exit codes that scripts can use.
 
-0: done · 1: it failed while running · 2: wrong usage or configuration
+0: done · 1: it failed, or is refused · 2: wrong usage or configuration · 3: `verify` found
+something wrong · 130: interrupted
 """
 
-import asyncio
-import resource
-import signal
-from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 
 from mirror import __version__
-from mirror.app import running
-from mirror.config import ConfigurationError, Settings, load
-from mirror.errors import MirrorError
-from mirror.logs import logging_to_stderr
-from mirror.store.folder import FolderInUse
-from mirror.store.schema import IndexTooNew
-from mirror.web.server import CannotListen
-
-EXIT_FAILED = 1
-EXIT_CONFIGURATION = 2
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Each client takes one, and so does each blob being read; most shells allow only 1,024.
-WANTED_DESCRIPTORS = 65_536
+from mirror.commands import upkeep
+from mirror.commands.settings import ConfigFile, read_settings
 
 app = typer.Typer(
     help="A pull-through caching proxy for container images.",
@@ -34,36 +19,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Hindrance = FolderInUse | IndexTooNew | CannotListen | MirrorError | OSError
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="MIRROR_CONFIG",
-        help="The YAML file. Without it, the built-in defaults apply.",
-    ),
-]
-
 
 @app.command()
 def serve(config: ConfigFile = None) -> None:
     """Serve on the configured address until SIGTERM or Ctrl-C; then let transfers finish."""
-    settings = _settings(config)
-    _allow_descriptors()
-    with logging_to_stderr(settings.log.format, settings.log.level):
-        try:
-            asyncio.run(_serve(settings))
-        except (FolderInUse, IndexTooNew, CannotListen, MirrorError, OSError) as error:
-            structlog.get_logger().error("mirror cannot serve", reason=_advice(error, settings))
-            raise typer.Exit(EXIT_FAILED) from None
+    settings = read_settings(config)
+    from mirror.commands.serving import serve_until_stopped  # takes a second to load
+
+    serve_until_stopped(settings)
 
 
 @app.command()
 def check_config(config: ConfigFile = None) -> None:
     """Check the configuration as `serve` would read it, and report every mistake in it."""
-    settings = _settings(config)
+    settings = read_settings(config)
     typer.echo(f"The configuration is valid; upstreams: {', '.join(sorted(settings.upstreams))}")
 
 
@@ -71,6 +40,10 @@ def check_config(config: ConfigFile = None) -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+for command in (upkeep.ls, upkeep.rm, upkeep.pin, upkeep.unpin, upkeep.gc, upkeep.verify):
+    app.command()(command)
 
 
 def _tell_version(is_asked: bool) -> None:
@@ -87,64 +60,3 @@ def _options(
     ] = False,
 ) -> None:
     """Before any command."""
-
-
-def _allow_descriptors() -> None:
-    """As many as wanted, or as the system lets us have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-async def _serve(settings: Settings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, _stop, stop)
-    log = structlog.get_logger()
-    async with running(settings) as port:
-        log.info("serving", host=settings.listen[0] or "*", port=port, version=__version__)
-        await stop.wait()
-        log.info("stopping", grace_seconds=float(settings.shutdown_grace))
-    log.info("stopped")
-
-
-def _stop(stop: asyncio.Event) -> None:
-    """The first signal asks for a clean end; the next one ends the process, whatever it does."""
-    stop.set()
-    for number in STOP_SIGNALS:
-        asyncio.get_running_loop().remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
-
-
-def _settings(config: Path | None) -> Settings:
-    try:
-        return load(config)
-    except ConfigurationError as error:
-        for mistake in error.mistakes:
-            typer.echo(str(mistake), err=True)
-        plural = "s" if len(error.mistakes) != 1 else ""
-        typer.echo(f"{len(error.mistakes)} mistake{plural} in the configuration", err=True)
-        raise typer.Exit(EXIT_CONFIGURATION) from None
-
-
-def _advice(error: Hindrance, settings: Settings) -> str:
-    """An operator's mistake gets a sentence that says what to do."""
-    folder = settings.storage.path
-    if isinstance(error, FolderInUse):
-        return f"another mirror uses {folder}; stop it, or set a different storage.path"
-    if isinstance(error, IndexTooNew):
-        return (
-            f"{folder}: {error}; install the newer version again, or set a different storage.path"
-        )
-    if isinstance(error, CannotListen):
-        host, port = settings.listen
-        where = f"{host or '*'}:{port}"
-        return f"cannot listen on {where}: {error}; set a different address under `listen`"
-    if isinstance(error, MirrorError):
-        return error.message
-    return (
-        f"{error.filename or folder}: {error.strerror}; the mirror must be able to write to "
-        "storage.path"
-    )

@@ -45,7 +45,7 @@ class Pins:
     async def open(self) -> None:
         """An index that fails knows no pins, and evicts nothing either."""
         with suppress(StorageFailed):
-            await self._load()
+            await self.load()
 
     def pinned(self, repository: Repository, reference: Reference) -> Digest | None:
         """What is pinned under this very name."""
@@ -84,7 +84,7 @@ class Pins:
                 rows = await connection.execute(drop_needs(repository, name))
                 for statement in mark([Digest.parse(row.digest) for row in rows]):
                     await connection.execute(statement)
-            await self._load()
+            await self.load()
             return dropped.rowcount > 0
 
     async def note_tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
@@ -128,10 +128,12 @@ class Pins:
                     await connection.execute(statement)
             self._needed.update(new)
             written |= new
-        await self._load()
+        await self.load()
 
-    async def _load(self) -> None:
-        """Raises StorageFailed."""
+    async def load(self) -> None:
+        """Again; whoever removes something must not go by an index that failed once. Raises
+        StorageFailed.
+        """
         async with self._database.begin() as connection:
             rows = await connection.execute(select(pins))
             known = {

@@ -86,6 +86,10 @@ class Server:
         self._journal.record(facts, repeat.method, client)
         return repeat.written()
 
+    def forget_repeats(self) -> None:
+        """What was answered may no longer be here."""
+        self._repeats.clear()
+
     def refuse(self, request: web.BaseRequest, error: MirrorError) -> web.Response:
         """The answer to what is no request; the connection ends with it."""
         facts = request[FACTS] = Facts()
