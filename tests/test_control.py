@@ -204,6 +204,25 @@ async def test_another_version_is_told_by_its_name(tmp_path: Path) -> None:
             await told(tmp_path, "ls")
 
 
+async def test_a_refusal_by_another_version_is_one(tmp_path: Path) -> None:
+    async def refuse(_request: web.Request) -> web.StreamResponse:
+        told = {"error": {"message": "no such image"}}
+        return web.json_response(told, status=400, headers={"Mirror-Version": "99.1"})
+
+    async with another_mirror(tmp_path, refuse):
+        with pytest.raises(Refused, match="no such image"):
+            await told(tmp_path, "ls")
+
+
+async def test_a_line_may_be_long(tmp_path: Path) -> None:
+    async def talk() -> Lines:
+        yield item(name="x" * 1_000_000)
+        yield result(count=1)
+
+    async with controlled(tmp_path, talk):
+        assert len((await told(tmp_path, "ls")).items[0]["name"]) == 1_000_000
+
+
 @pytest.mark.parametrize("body", ["no JSON\n", "[]\n", '{"error": 1}\n', "", '{"item": {}}\n'])
 async def test_nonsense_is_no_answer(tmp_path: Path, body: str) -> None:
     async def talk(_request: web.Request) -> web.StreamResponse:
