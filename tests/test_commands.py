@@ -13,7 +13,7 @@ from mirror.commands.telling import age, size
 from tests.fakes.registry import FakeRegistry
 from tests.support.commands import Ran, pull, run_here, run_mirror
 from tests.support.house import House, mirroring
-from tests.support.layers import eventually, some_bytes, until_idle
+from tests.support.layers import eventually
 from tests.support.process import Process, serving
 
 HUB = "docker.io"
@@ -128,30 +128,23 @@ async def test_the_real_program_beside_a_real_server(
         assert layer in ran[5].out
         assert (await run_here(config, "rm", "app:two")).code == 0
         assert len(blobs_in(mirror.storage)) == 3
-        mirror.send(signal.SIGTERM)
-        assert await mirror.exit_code() == 0
+        ended = await killed_while_verifying(mirror, config)
+        assert (ended.code, ended.out) == (1, "")
+        assert ended.err == "the mirror ended before the command did; run it once more\n"
         assert not any("exception" in line for line in await mirror.last_lines())
 
 
-async def test_a_server_that_is_killed_meanwhile_is_told(
-    registry: FakeRegistry, tmp_path: Path
-) -> None:
-    async with serving(tmp_path, {HUB: registry}) as mirror:
-        house = House(mirror.url, mirror.storage)
-        path = registry.add_blob("library/app", some_bytes(3_000_000))
-        assert (await house.get(f"/v2/app/blobs/{path}")).status == 200
-        await until_idle(house)
-        config = tmp_path / "mirror.yaml"
-        verifying = asyncio.ensure_future(run_here(config, "verify", "--rate", "1KiB"))
+async def killed_while_verifying(mirror: Process, config: Path) -> Ran:
+    house = House(mirror.url, mirror.storage)
+    before = await house.metric("mirror_scrubbed_bytes_total")
+    verifying = asyncio.ensure_future(run_here(config, "verify", "--rate", "256B"))
 
-        async def is_verifying() -> bool:
-            return await house.metric("mirror_scrubbed_bytes_total") > 0
+    async def is_verifying() -> bool:
+        return await house.metric("mirror_scrubbed_bytes_total") > before
 
-        await eventually(is_verifying)
-        mirror.send(signal.SIGKILL)
-        ran = await verifying
-    assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "the mirror ended before the command did; run it once more\n"
+    await eventually(is_verifying)
+    mirror.send(signal.SIGKILL)
+    return await verifying
 
 
 async def test_a_folder_that_is_in_use_by_who_does_not_answer(
