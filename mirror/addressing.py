@@ -109,6 +109,10 @@ class Directory:
         upstream, remote_name = self._upstream_of(full_name, namespace, prefixed=bool(prefix))
         return Route(kind, upstream, full_name, remote_name, reference)
 
+    def locate(self, name: str) -> tuple[str, str]:
+        """The upstream of an image's name without tag, and what it calls it. Raises NameUnknown."""
+        return self._upstream_of(name, None, prefixed=False)
+
     def _scope(self, prefix: str, namespace: str | None) -> str | None:
         """The upstream that a ping or a catalogue is limited to; None: the mirror itself."""
         named = prefix.partition("/")[0] or namespace

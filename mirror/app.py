@@ -13,16 +13,22 @@ from yarl import URL
 from mirror.addressing import Directory
 from mirror.config import Settings
 from mirror.config.model import Tls, UpstreamSettings
+from mirror.control.server import ControlServer
 from mirror.metrics import Metrics
 from mirror.proxy.ledger import Ledger
 from mirror.proxy.proxy import Proxy
 from mirror.store.backup import IndexBackup
 from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction, Limits
+from mirror.store.inspection import Inspection
+from mirror.store.inventory import Inventory
+from mirror.store.pins import Pins
 from mirror.store.quarantine import Quarantine
 from mirror.store.recovery import close_index, open_index
 from mirror.store.scrub import Pace, Scrub
 from mirror.store.usage import Usage
+from mirror.upkeep.cache import Cache
+from mirror.upkeep.keeper import Keeper
 from mirror.upstream.body import Blocks
 from mirror.upstream.client import UpstreamClient
 from mirror.upstream.definition import Account, Upstream
@@ -45,61 +51,88 @@ async def running(settings: Settings, fronts: socket | None = None) -> AsyncIter
     grace = _Grace(settings.shutdown_grace)
     metrics = Metrics()
     async with AsyncExitStack() as house:
-        store = BlobStore(settings.storage.path, metrics.storage_writable)
-        await store.open()
-        house.push_async_callback(store.aclose)
-        index = await open_index(store, metrics.index_failed)
-        backup = IndexBackup(store)
-        if index.memory is None:
-            house.push_async_callback(backup.make)
-            backup.open()
-        house.push_async_callback(close_index, index, store)
-        house.push_async_callback(backup.aclose)
-        usage = Usage(metrics)
-        eviction = Eviction(store, index, usage, metrics, _limits(settings))
-        house.push_async_callback(eviction.aclose)
-        await eviction.open()
-        quarantine = Quarantine(store, index, usage, metrics)
-        house.push_async_callback(quarantine.aclose)
-        await quarantine.open()
-        clients: dict[str, UpstreamClient] = {}
-        blocks = Blocks()
-        for upstream in upstreams_of(settings):
-            client = UpstreamClient(upstream, metrics, blocks, offline=settings.offline)
-            clients[upstream.name] = client
-            house.push_async_callback(client.aclose)
-        ledger = Ledger(clients, index)
-        house.push_async_callback(ledger.aclose)
-        await ledger.open()
-        scrub = Scrub(store, index, quarantine, metrics, Pace(settings.storage.scrub_rate))
-        house.push_async_callback(scrub.aclose)
-        half_bytes = settings.cache_memory // 2  # for contents, and for answers given again
-        proxy = Proxy(
-            store, index, quarantine, scrub, usage, eviction, clients, metrics, half_bytes
-        )
-        house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
-        scrub.open()
-        server = _server(settings, proxy, metrics, half_bytes, is_behind=fronts is not None)
+        cache = await _opened(settings, house, metrics, grace, serves=True)
+        server = _server(settings, cache, metrics, is_behind=fronts is not None)
+        cache.forgotten = server.forget_repeats
         house.push_async_callback(lambda: server.aclose(grace.seconds_left()))
-        house.callback(proxy.end_ahead)
-        if fronts is not None:
-            await server.open([fronts])
-            yield 0
-        else:
-            sockets = await asyncio.to_thread(listening, *settings.listen)
-            await server.open(sockets)
-            yield sockets[0].getsockname()[1]
+        house.callback(cache.proxy.end_ahead)
+        control = ControlServer(Keeper(cache), cache.store.paths.control)
+        house.push_async_callback(control.aclose)
+        sockets = [fronts] if fronts else await asyncio.to_thread(listening, *settings.listen)
+        await server.open(sockets)
+        await control.open()
+        yield 0 if fronts else sockets[0].getsockname()[1]
+
+
+@asynccontextmanager
+async def keeping(settings: Settings) -> AsyncIterator[Keeper]:
+    """A cache that nobody serves from, for one command. Nothing happens but what that asks for.
+
+    Raises FolderInUse, IndexTooNew, StorageFailed, OSError.
+    """
+    grace = _Grace(settings.shutdown_grace)
+    async with AsyncExitStack() as house:
+        yield Keeper(await _opened(settings, house, Metrics(), grace, serves=False))
+
+
+async def _opened(
+    settings: Settings, house: AsyncExitStack, metrics: Metrics, grace: "_Grace", *, serves: bool
+) -> Cache:
+    """All but what clients reach; `serves`: with all that goes on in the background."""
+    store = BlobStore(settings.storage.path, metrics.storage_writable)
+    await store.open(tidies=serves)
+    house.push_async_callback(store.aclose)
+    index = await open_index(store, metrics.index_failed)
+    backup = IndexBackup(store)
+    if index.memory is None and serves:
+        house.push_async_callback(backup.make)
+        backup.open()
+    house.push_async_callback(close_index, index, store)
+    house.push_async_callback(backup.aclose)
+    usage = Usage(metrics)
+    eviction = Eviction(store, index, usage, metrics, _limits(settings))
+    house.push_async_callback(eviction.aclose)
+    await eviction.take_stock()
+    if serves:
+        eviction.open()
+    pins = Pins(store, index)
+    await pins.open()
+    quarantine = Quarantine(store, index, usage, metrics)
+    house.push_async_callback(quarantine.aclose)
+    await quarantine.open()
+    clients: dict[str, UpstreamClient] = {}
+    blocks = Blocks()
+    for upstream in upstreams_of(settings):
+        client = UpstreamClient(upstream, metrics, blocks, offline=settings.offline)
+        clients[upstream.name] = client
+        house.push_async_callback(client.aclose)
+    ledger = Ledger(clients, index)
+    house.push_async_callback(ledger.aclose)
+    await ledger.open()
+    inspection = Inspection(store, index, quarantine, metrics)
+    scrub = Scrub(index, inspection, Pace(settings.storage.scrub_rate))
+    house.push_async_callback(scrub.aclose)
+    half_bytes = settings.cache_memory // 2  # the other half is for answers given again
+    proxy = Proxy(
+        store, index, quarantine, scrub, usage, eviction, pins, clients, metrics, half_bytes
+    )
+    house.push_async_callback(lambda: proxy.aclose(grace.seconds_left()))
+    if serves:
+        scrub.open()
+    inventory = Inventory(index)
+    directory = _directory(settings)
+    return Cache(store, index, inventory, usage, eviction, inspection, pins, proxy, directory)
 
 
 def _server(
-    settings: Settings, proxy: Proxy, metrics: Metrics, repeats_bytes: int, *, is_behind: bool
+    settings: Settings, cache: Cache, metrics: Metrics, *, is_behind: bool
 ) -> Server | BehindServer:
     """`is_behind` front processes, which count for themselves, and tell."""
-    status = Status(metrics, proxy.check_ready)
+    status = Status(metrics, cache.proxy.check_ready)
     if not is_behind:
-        registry = Registry(_directory(settings), proxy, metrics)
-        return Server(registry, status, metrics, repeats_bytes)
-    registry = Registry(_directory(settings), proxy, Uncounted())
+        registry = Registry(cache.directory, cache.proxy, metrics)
+        return Server(registry, status, metrics, settings.cache_memory // 2)
+    registry = Registry(cache.directory, cache.proxy, Uncounted())
     add_told = partial(add, counts=metrics, note_given=registry.note_given)
     return BehindServer(registry, status, add_told)
 

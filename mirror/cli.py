@@ -1,17 +1,16 @@
 """The commands. Thin: parse, call, print; exit codes that scripts can use.
 
-0: done · 1: it failed while running · 2: wrong usage or configuration
+0: done · 1: it failed, or is refused · 2: wrong usage or configuration · 3: `verify` found
+something wrong · 130: interrupted
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mirror import __version__, serving
-from mirror.config import ConfigurationError, Settings, load
-
-EXIT_CONFIGURATION = 2
+from mirror import __version__
+from mirror.commands import upkeep
+from mirror.commands.settings import ConfigFile, read_settings
 
 app = typer.Typer(
     help="A pull-through caching proxy for container images.",
@@ -20,28 +19,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="MIRROR_CONFIG",
-        help="The YAML file. Without it, the built-in defaults apply.",
-    ),
-]
-
 
 @app.command()
 def serve(config: ConfigFile = None) -> None:
     """Serve on the configured address until SIGTERM or Ctrl-C; then let transfers finish."""
-    if code := serving.serve(_settings(config)):
+    settings = read_settings(config)
+    from mirror.commands.serving import serve_until_stopped  # takes a second to load
+
+    if code := serve_until_stopped(settings):
         raise typer.Exit(code)
 
 
 @app.command()
 def check_config(config: ConfigFile = None) -> None:
     """Check the configuration as `serve` would read it, and report every mistake in it."""
-    settings = _settings(config)
+    settings = read_settings(config)
     typer.echo(f"The configuration is valid; upstreams: {', '.join(sorted(settings.upstreams))}")
 
 
@@ -49,6 +41,10 @@ def check_config(config: ConfigFile = None) -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+for command in (upkeep.ls, upkeep.rm, upkeep.pin, upkeep.unpin, upkeep.gc, upkeep.verify):
+    app.command()(command)
 
 
 def _tell_version(is_asked: bool) -> None:
@@ -65,14 +61,3 @@ def _options(
     ] = False,
 ) -> None:
     """Before any command."""
-
-
-def _settings(config: Path | None) -> Settings:
-    try:
-        return load(config)
-    except ConfigurationError as error:
-        for mistake in error.mistakes:
-            typer.echo(str(mistake), err=True)
-        plural = "s" if len(error.mistakes) != 1 else ""
-        typer.echo(f"{len(error.mistakes)} mistake{plural} in the configuration", err=True)
-        raise typer.Exit(EXIT_CONFIGURATION) from None

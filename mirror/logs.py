@@ -19,6 +19,8 @@ from typing import Any, Literal
 import orjson
 import structlog
 
+from mirror.names import printable
+
 # Lines beyond this are dropped and counted: a stalled reader of the log must not use up memory.
 MAX_WAITING_LINES = 20_000
 GATHER_SECONDS = 0.1
@@ -225,10 +227,4 @@ def _escape_unprintable(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     """So that a line stays a line, and a terminal is sent no commands."""
-    return {key: _escaped(each) if isinstance(each, str) else each for key, each in event.items()}
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return {key: printable(each) if isinstance(each, str) else each for key, each in event.items()}

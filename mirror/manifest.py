@@ -6,6 +6,7 @@ Bodies are only read here; nothing is ever encoded again (image-spec, "Media Typ
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -119,6 +120,27 @@ def blobs_of(body: bytes) -> list[Descriptor]:
     return list(islice(known, MAX_BLOBS_NAMED))
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What an image consists of, beside the manifest itself: `children`, in an index, are manifests
+    in turn, and `platforms` those of them that are images. Any of it may be elsewhere.
+    """
+
+    digests: tuple[Digest, ...] = ()
+    children: tuple[Digest, ...] = ()
+    platforms: tuple[Digest, ...] = ()
+
+
+def named_in(body: bytes) -> Named:
+    """All that a manifest names, also what is not distributable; nothing where it is none."""
+    document = _document(body) or {}
+    entries = _list_of(document, "manifests")
+    parts = [document.get("config"), *_list_of(document, "layers"), *_list_of(document, "blobs")]
+    children = _digests_of(entries)
+    platforms = _digests_of(filter(_is_for_a_platform, entries))
+    return Named((*_digests_of(parts), *children), children, platforms)
+
+
 def fallback_child(body: bytes) -> Digest | None:
     """The linux/amd64 entry of an index: what CNCF distribution serves to clients that do not
     accept indexes.
@@ -166,6 +188,22 @@ def _is_foreign(entry: object) -> bool:
         return True
     media_type = str(entry.get("mediaType", ""))
     return bool(entry.get("urls")) or "foreign" in media_type or "nondistributable" in media_type
+
+
+def _is_for_a_platform(entry: object) -> bool:
+    """Attestations stand in an index as images for an unknown system."""
+    platform = entry.get("platform") if isinstance(entry, dict) else None
+    return isinstance(platform, dict) and platform.get("os") != "unknown"
+
+
+def _digests_of(entries: Iterable[object]) -> tuple[Digest, ...]:
+    """Each once."""
+    found: dict[Digest, None] = {}
+    for entry in entries:
+        with suppress(MirrorError):
+            if isinstance(entry, dict):
+                found[Digest.parse(str(entry.get("digest")))] = None
+    return tuple(found)
 
 
 def _descriptor(entry: dict[str, Any]) -> Descriptor | None:

@@ -28,6 +28,13 @@ def shown(text: str) -> str:
     return ascii(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…")
 
 
+def printable(text: str) -> str:
+    """Text from outside that stays one line, and sends a terminal no commands."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Digest:
     """A content's address, `sha256:<64 hex>` or `sha512:<128 hex>`."""

@@ -1,7 +1,7 @@
 """Work in a thread whose asker is cancelled: whose the files are that it has open."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
@@ -27,6 +27,18 @@ async def in_thread(threads: Executor | None, work: Callable[..., T], *arguments
         while not future.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
+        raise
+
+
+async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+    """Over before this returns, also when cancelled: its steps belong together."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         raise
 
 

@@ -40,7 +40,8 @@ def test_the_version_is_printed() -> None:
 def test_help_names_the_commands() -> None:
     result = mirror("--help")
     assert result.exit_code == 0
-    assert all(name in result.stdout for name in ("serve", "check-config", "version"))
+    names = ("serve", "check-config", "version", "ls", "rm", "pin", "unpin", "gc", "verify")
+    assert all(f" {name} " in result.stdout for name in names)
 
 
 def test_a_valid_configuration_is_said_to_be_valid(tmp_path: Path) -> None:

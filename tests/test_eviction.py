@@ -360,7 +360,8 @@ async def test_who_needs_room_does_not_wait_for_a_long_clearance(
         await room.add(b"%02d" % n * 50, float(n))
     room.usage.add(-30, -3000)  # `open` takes stock
     evicting = room.eviction(1000)
-    await evicting.open()
+    await evicting.take_stock()
+    evicting.open()
     await evicting.make_room(0)
     async with asyncio.timeout(10):
         while room.usage.size_bytes > 1000:  # noqa: ASYNC110 - nobody tells
@@ -372,7 +373,8 @@ async def test_who_needs_room_does_not_wait_for_a_long_clearance(
 async def test_uses_are_written_down_at_the_end(room: Room) -> None:
     one, two = await room.add(b"one", 1.0), await room.add(b"two", 1.5)
     evicting = room.eviction(1000)
-    await evicting.open()
+    await evicting.take_stock()
+    evicting.open()
     for _ in range(3):
         evicting.note_use(one)
     await evicting.aclose()
@@ -390,7 +392,8 @@ async def test_an_index_that_fails_evicts_nothing(
     evicting = room.eviction(50)
     monkeypatch.setattr(room.index, "least_worth", failing)
     monkeypatch.setattr(eviction, "WRITE_USES_EVERY_SECONDS", 0.01)
-    await evicting.open()
+    await evicting.take_stock()
+    evicting.open()
     with pytest.raises(StorageFailed):
         await evicting.make_room(100)
     await asyncio.sleep(0.05)

@@ -15,13 +15,16 @@ from mirror.manifest import (
     OCI_ARTIFACT,
     OCI_INDEX,
     OCI_MANIFEST,
+    Named,
     blobs_of,
     fallback_child,
     is_accepted,
     is_manifest_type,
     media_type_of,
+    named_in,
 )
-from tests.fakes.images import OCI_CONFIG, OCI_LAYER, make_image, make_index
+from tests.fakes.images import OCI_CONFIG, OCI_LAYER, digest_of, make_image, make_index
+from tests.support.images import foreign_image
 
 MANIFEST_TYPES = [
     DOCKER_LIST,
@@ -160,3 +163,33 @@ def test_what_a_manifest_names_is_bounded() -> None:
         for n in range(2 * MAX_BLOBS_NAMED)
     ]
     assert len(blobs_of(json.dumps({"layers": layers}).encode())) == MAX_BLOBS_NAMED
+
+
+def test_all_that_an_index_names_is_told_apart() -> None:
+    image, attestation, other = (f"sha256:{n * 64}" for n in "abc")
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    entries = [
+        {"digest": image, "platform": {"os": "linux", "architecture": "amd64"}},
+        {"digest": attestation, "platform": unknown},
+        {"digest": other},
+        {"digest": "nonsense"},
+        "nonsense",
+        {"digest": image, "platform": "linux"},
+    ]
+    named = named_in(json.dumps({"manifests": entries}).encode())
+    assert [str(digest) for digest in named.digests] == [image, attestation, other]
+    assert named.children == named.digests
+    assert [str(digest) for digest in named.platforms] == [image]
+
+
+def test_a_manifest_names_what_is_not_distributable_as_well() -> None:
+    body, _ = foreign_image([b"one", b"two"], [b"layer"])
+    assert {str(digest) for digest in named_in(body).digests} >= {
+        digest_of(data) for data in (b"one", b"two", b"layer", b"{}")
+    }
+    assert named_in(body).children == ()
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"layers": 1, "manifests": {}}', b"\xff", b"null"])
+def test_nonsense_names_nothing(body: bytes) -> None:
+    assert named_in(body) == Named()

@@ -17,8 +17,9 @@ from mirror.names import Digest
 from mirror.store import scrub
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
+from mirror.store.inspection import STEP_BYTES, Inspection
 from mirror.store.quarantine import Quarantine
-from mirror.store.scrub import CHECK_EVERY_SECONDS, RETRY_SECONDS, STEP_BYTES, Pace, Scrub
+from mirror.store.scrub import CHECK_EVERY_SECONDS, RETRY_SECONDS, Pace, Scrub
 from mirror.store.usage import Usage
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import mirroring
@@ -40,7 +41,8 @@ class Room:
 
     def scrub(self, rate: int = AS_FAST_AS_CAN_BE, first_after_seconds: float = 0.0) -> Scrub:
         pace = Pace(rate, first_after_seconds, idle_seconds=0.01, now=lambda: self.now)
-        return Scrub(self.store, self.index, self.quarantine, self.metrics, pace)
+        inspection = Inspection(self.store, self.index, self.quarantine, self.metrics)
+        return Scrub(self.index, inspection, pace)
 
     async def add(self, data: bytes) -> Digest:
         """Stored, and found right, now."""

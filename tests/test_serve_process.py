@@ -8,7 +8,7 @@ from signal import SIGINT, SIGTERM
 
 import pytest
 
-from mirror.serving import WANTED_DESCRIPTORS
+from mirror.commands.serving import WANTED_DESCRIPTORS
 from tests.fakes.client import raw_open
 from tests.fakes.faults import Gate, Stall
 from tests.fakes.registry import FakeRegistry

@@ -115,6 +115,11 @@ class Access:
 
         return await self._proof(self._manifests, repository, digest, ask)
 
+    def forget(self, repository: Repository, digests: Iterable[Digest]) -> None:
+        """The index forgot it as well: from now on the upstream is asked."""
+        for digest in digests:
+            self._hot.pop((repository, digest), None)
+
     async def aclose(self) -> None:
         await self._blobs.aclose()
         await self._manifests.aclose()

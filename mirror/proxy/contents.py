@@ -89,6 +89,10 @@ class Contents:
         flight, _ = self._writes.start(manifest.digest, lambda: self._write(manifest))
         await flight.wait()
 
+    def forget(self, digest: Digest) -> None:
+        """It is no longer here."""
+        self._hot.pop(digest, None)
+
     async def aclose(self) -> None:
         await self._writes.aclose()
 

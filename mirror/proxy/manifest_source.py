@@ -1,21 +1,30 @@
 """Manifests by digest: from memory, from the store, or from the upstream, once for all askers."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from cachetools import LRUCache
 
 from mirror.errors import ManifestUnknown, UpstreamBroken, UpstreamNotFound
-from mirror.manifest import Descriptor, Manifest, blobs_of, is_manifest_type, media_type_of
+from mirror.manifest import (
+    Descriptor,
+    Manifest,
+    blobs_of,
+    is_manifest_type,
+    media_type_of,
+    named_in,
+)
 from mirror.metrics import Cache, Metrics
 from mirror.names import Digest, Reference, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
 from mirror.proxy.contents import Contents
 from mirror.proxy.patience import by_upstream
+from mirror.proxy.spared import spared
 from mirror.singleflight import Flights
+from mirror.store.pins import Pins
 from mirror.upstream.client import ManifestAnswer, UpstreamClient
 
 HOT_MANIFESTS = 50_000
@@ -23,10 +32,11 @@ HOT_MANIFESTS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A manifest, and the blobs that it names."""
+    """A manifest, the blobs that it proves something about, and all that it names."""
 
     manifest: Manifest
     blobs: list[Descriptor]
+    named: tuple[Digest, ...]
 
     @classmethod
     def of(cls, digest: Digest, body: bytes, content_type: str) -> Self | None:
@@ -34,7 +44,8 @@ class _Parsed:
         media_type = media_type_of(body, content_type)
         if media_type is None:
             return None
-        return cls(Manifest(digest, media_type, body), blobs_of(body))
+        manifest = Manifest(digest, media_type, body)
+        return cls(manifest, blobs_of(body), named_in(body).digests)
 
 
 class ManifestSource:
@@ -46,12 +57,14 @@ class ManifestSource:
         contents: Contents,
         access: Access,
         absences: Absences,
+        pins: Pins,
         metrics: Metrics,
     ) -> None:
         self._clients = clients
         self._contents = contents
         self._access = access
         self._absences = absences
+        self._pins = pins
         self._metrics = metrics
         # The tag is what an upstream may know a manifest by, if by nothing else.
         self._flights: Flights[tuple[Repository, Digest, Tag | None], Manifest] = Flights(
@@ -96,6 +109,10 @@ class ManifestSource:
             return manifest.digest, cache is Cache.MISS
         manifest = await self._get(repository, tag, None)
         return manifest.digest, True
+
+    def forget(self, repository: Repository, digests: Iterable[Digest]) -> None:
+        for digest in digests:
+            self._named.pop((repository, digest), None)
 
     async def aclose(self) -> None:
         await self._flights.aclose()
@@ -196,5 +213,7 @@ class ManifestSource:
         for blob in parsed.blobs:
             self._absences.forget("blob", repository, blob.digest)
         await self._access.name(repository, parsed.blobs)
+        with spared("what a pinned image needs", digest=manifest.digest):
+            await self._pins.note_manifest(manifest.digest, parsed.named)
         self._named[repository, manifest.digest] = True
         return manifest

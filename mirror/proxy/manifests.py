@@ -1,7 +1,7 @@
 """Manifests as clients ask for them: by tag or digest, GET or HEAD, of the types they accept."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -23,6 +23,7 @@ from mirror.proxy.contents import Contents
 from mirror.proxy.manifest_source import ManifestSource
 from mirror.proxy.tags import Resolved, Tags
 from mirror.store.index import Index
+from mirror.store.pins import Pins
 from mirror.upstream.client import UpstreamClient
 
 
@@ -49,12 +50,13 @@ class Manifests:
         access: Access,
         absences: Absences,
         ahead: Ahead,
+        pins: Pins,
         metrics: Metrics,
     ) -> None:
         self._ahead = ahead
         self._clients = clients
-        self._source = ManifestSource(clients, contents, access, absences, metrics)
-        self._tags = Tags(clients, index, access, absences, self._source.obtain)
+        self._source = ManifestSource(clients, contents, access, absences, pins, metrics)
+        self._tags = Tags(clients, index, access, absences, self._source.obtain, pins)
         self._background = {name: asyncio.Lock() for name in clients}
 
     async def get(
@@ -164,6 +166,13 @@ class Manifests:
             resolved.stale_seconds,
             fresh_until=resolved.fresh_until if cache is Cache.HIT else None,
         )
+
+    def forget(
+        self, repository: Repository, tags: Iterable[Tag], digests: Iterable[Digest]
+    ) -> None:
+        for tag in tags:
+            self._tags.forget(repository, tag)
+        self._source.forget(repository, digests)
 
     async def aclose(self) -> None:
         await self._tags.aclose()

@@ -2,13 +2,14 @@
 both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
 from mirror.downloads.downloads import Downloads
-from mirror.manifest import Descriptor
+from mirror.errors import NameUnknown
+from mirror.manifest import Descriptor, is_manifest_type
 from mirror.metrics import Metrics
-from mirror.names import Digest, Repository
+from mirror.names import Digest, Repository, Tag
 from mirror.proxy.absences import Absences
 from mirror.proxy.access import Access
 from mirror.proxy.ahead import Ahead
@@ -21,6 +22,7 @@ from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction
 from mirror.store.handles import StoredBlob
 from mirror.store.index import Index
+from mirror.store.pins import Pins
 from mirror.store.quarantine import Quarantine
 from mirror.store.scrub import Scrub
 from mirror.store.usage import Usage
@@ -38,12 +40,14 @@ class Proxy:
         scrub: Scrub,
         usage: Usage,
         eviction: Eviction,
+        pins: Pins,
         clients: Mapping[str, UpstreamClient],
         metrics: Metrics,
         hot_bytes: int,
     ) -> None:
         """`hot_bytes` is what small contents may take of memory."""
         self._index = index
+        self._clients = clients
         self._contents = Contents(store, index, quarantine, usage, eviction, hot_bytes)
         self._access = Access(index, clients)
         absences = Absences({name: client.upstream for name, client in clients.items()})
@@ -54,7 +58,7 @@ class Proxy:
         self._store = store
         self._ahead = Ahead(clients, self._downloads, self._contents)
         self.manifests = Manifests(
-            clients, index, self._contents, self._access, absences, self._ahead, metrics
+            clients, index, self._contents, self._access, absences, self._ahead, pins, metrics
         )
         self.blobs = Blobs(self._contents, self._downloads, self._access, absences, metrics)
         self.listings = Listings(clients, index)
@@ -78,6 +82,38 @@ class Proxy:
         await self.listings.aclose()
         await self._access.aclose()
         await self._contents.aclose()
+
+    def forget(
+        self,
+        repository: Repository,
+        tags: Iterable[Tag],
+        unlinked: Collection[Digest],
+        removed: Iterable[Digest],
+    ) -> None:
+        """What the index forgot: its tags, what it held, and contents that are no longer here."""
+        self.manifests.forget(repository, tags, unlinked)
+        self._access.forget(repository, unlinked)
+        for digest in removed:
+            self._contents.forget(digest)
+
+    def is_arriving(self, digest: Digest) -> bool:
+        return self._downloads.find(digest) is not None
+
+    async def refetch(self, repository: Repository, content: Descriptor) -> bool:
+        """Has a content here that was set aside; whether it is stored by now.
+
+        Raises MirrorError.
+        """
+        digest = content.digest
+        if repository.upstream not in self._clients:
+            raise NameUnknown(f"{repository.upstream} is not an upstream of this mirror any more")
+        if is_manifest_type(content.media_type):
+            self._contents.forget(digest)
+            await self.manifests.get(repository, digest, ())
+        else:
+            arrival, _ = await self._downloads.join(repository, digest, content.size_bytes)
+            await arrival.wait_ended()
+        return await self._store.has(digest)
 
     async def catalog(self, upstream: str | None) -> list[Repository]:
         """What is cached, by name. Raises StorageFailed."""

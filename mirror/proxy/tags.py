@@ -21,6 +21,7 @@ from mirror.proxy.patience import by_upstream, within_patience
 from mirror.proxy.spared import if_told, spared
 from mirror.singleflight import Flights
 from mirror.store.index import Index, RememberedTag
+from mirror.store.pins import Pins
 from mirror.upstream.client import UpstreamClient
 
 HOT_TAGS = 50_000
@@ -67,12 +68,14 @@ class Tags:
         access: Access,
         absences: Absences,
         obtain: Obtain,
+        pins: Pins,
     ) -> None:
         self._clients = clients
         self._index = index
         self._access = access
         self._absences = absences
         self._obtain = obtain
+        self._pins = pins
         self._hot: LRUCache[tuple[Repository, Tag], _Known] = LRUCache(HOT_TAGS)
         self._flights: Flights[tuple[Repository, Tag], Resolved] = Flights(by_upstream)
 
@@ -105,6 +108,10 @@ class Tags:
         if self._is_fresh(repository, known):
             return Resolved(known.digest, Cache.HIT)
         return Resolved(known.digest, Cache.STALE, known.age_seconds)
+
+    def forget(self, repository: Repository, tag: Tag) -> None:
+        """The index forgot it as well."""
+        self._hot.pop((repository, tag), None)
 
     async def aclose(self) -> None:
         await self._flights.aclose()
@@ -190,6 +197,7 @@ class Tags:
         self._hot[repository, tag] = _Known(digest, time.monotonic())
         with spared("a tag", repository=repository, tag=tag):
             await self._index.set_tag(repository, tag, remembered)
+            await self._pins.note_tag(repository, tag, digest)
 
     async def _note_vanished(self, repository: Repository, tag: Tag) -> None:
         """404 upstream: forgotten here too, unless the operator keeps what vanishes."""

@@ -42,9 +42,9 @@ class BlobStore:
         # A name is given and taken away by one thread at a time.
         self._naming = threading.Lock()
 
-    async def open(self) -> None:
-        """Raises FolderInUse, OSError."""
-        await self.folder.open()
+    async def open(self, *, tidies: bool = True) -> None:
+        """`tidies`: of what nobody will go on with. Raises FolderInUse, OSError."""
+        await self.folder.open(tidies=tidies)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._handles.close)

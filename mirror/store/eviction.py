@@ -1,7 +1,6 @@
 """Room for what is on its way in: leftovers of downloads go first, then the blobs of least worth.
 
-Of a blob the index forgets first, then its file goes, so that a kill in between leaves a file that
-nobody asks for, never a blob that is not there. Who reads it reads on.
+What is pinned stays, and what is being read; see removal.py for how a blob goes.
 """
 
 import asyncio
@@ -20,6 +19,7 @@ from mirror.store.blobs import BlobStore
 from mirror.store.ghosts import Ghosts
 from mirror.store.index import Index
 from mirror.store.ranks import Ranked, Uses
+from mirror.store.removal import remove_blobs
 from mirror.store.usage import Usage
 
 BATCH_BLOBS = 64
@@ -74,16 +74,25 @@ class Eviction:
         """The rank of what went last."""
         return self._floor
 
-    async def open(self) -> None:
-        """Takes stock. An index that fails knows no order: nothing goes until it does."""
+    async def take_stock(self) -> None:
+        """Before all else. An index that fails knows no order: nothing goes until it does."""
         with suppress(StorageFailed, OSError):
             await self._settle()
         with suppress(StorageFailed):
             self._usage.add(*await self._index.usage())
-            self._usage.set_pinned(*await self._index.pinned_usage())
+            await self.note_pinned()
             self._floor = await self._index.lowest_rank()
+
+    def open(self) -> None:
+        """Once stock was taken."""
         self._due.set()  # there may be less room than there was
         self._task = asyncio.get_running_loop().create_task(self._run(), name="eviction")
+
+    async def note_pinned(self) -> tuple[int, int]:
+        """How many blobs, and bytes, may not go as it is now. Raises StorageFailed."""
+        pinned = await self._index.pinned_usage()
+        self._usage.set_pinned(*pinned)
+        return pinned
 
     async def _settle(self) -> None:
         """Blobs that were committed as an earlier process was killed. Raises StorageFailed, or
@@ -105,6 +114,16 @@ class Eviction:
         with suppress(StorageFailed):
             await self._write_uses()
 
+    async def write_uses(self) -> None:
+        """Before somebody looks at them. Raises StorageFailed."""
+        async with self._round:
+            await self._write_uses()
+
+    @property
+    def max_bytes(self) -> int | None:
+        """Of all blobs and downloads; None: bounded by the disk alone."""
+        return self._limits.max_bytes
+
     def note_use(self, digest: Digest) -> None:
         self._uses[digest].add(1, time.time())
 
@@ -120,7 +139,8 @@ class Eviction:
         """
         async with self._round:
             lacking_bytes = await self._lacking_bytes(coming_bytes)
-            if 0 < lacking_bytes <= self._most_bytes():  # nothing goes where all is not enough
+            # Nothing goes where all is not enough.
+            if lacking_bytes > 0 and lacking_bytes <= await self._most_bytes():
                 lacking_bytes -= await self._evict(lacking_bytes, WAIT_SECONDS)
             if lacking_bytes > 0 and await self._lacking_bytes(coming_bytes) > 0:
                 raise StorageFailed(
@@ -135,9 +155,11 @@ class Eviction:
         if await self._lacking_bytes(coming_bytes) > 0 or self._surplus_bytes(more_bytes) > 0:
             raise StorageFailed(f"this mirror's disk has no {coming_bytes} bytes to spare")
 
-    def _most_bytes(self) -> int:
-        """What could go at most."""
-        return self._usage.size_bytes + self._store.leftovers.size_bytes
+    async def _most_bytes(self) -> int:
+        """What could go at most. Raises StorageFailed."""
+        held_bytes = self._usage.size_bytes + self._store.leftovers.size_bytes
+        _, pinned_bytes = await self.note_pinned()
+        return held_bytes - pinned_bytes
 
     async def _lacking_bytes(self, coming_bytes: int) -> int:
         """Raises StorageFailed."""
@@ -164,6 +186,7 @@ class Eviction:
             self._due.clear()
             try:
                 await self._store.leftovers.drop_abandoned()
+                await self.note_pinned()
                 while await self._take_a_turn() and not self._closing.is_set():
                     pass
             except StorageFailed:
@@ -207,26 +230,23 @@ class Eviction:
             for each in found:
                 if freed_bytes + going_bytes >= wanted_bytes:
                     break
-                if not self._is_in_use(each.digest):
+                if not self.is_in_use(each.digest):
                     going.append(each)
                     going_bytes += each.size_bytes
             freed_bytes += await self._drop(going)
         return freed_bytes
 
-    def _is_in_use(self, digest: Digest) -> bool:
+    def is_in_use(self, digest: Digest) -> bool:
+        """Read just now, or used since uses were last written down."""
         return digest in self._uses or self._store.is_read(digest)
 
     async def _drop(self, going: Sequence[Ranked]) -> int:
-        inodes = await asyncio.to_thread(self._store.inodes, [each.digest for each in going])
-        forgotten = set(await self._index.forget_blobs([each.digest for each in going]))
-        gone = [each for each in going if each.digest in forgotten]
-        freed_bytes = sum(each.size_bytes for each in gone)
-        self._usage.add(-len(gone), -freed_bytes)
-        digests = [each.digest for each in gone]
-        await self._store.delete({each: inodes[each] for each in digests if each in inodes})
+        sizes = {each.digest: each.size_bytes for each in going}
+        removed = set(await remove_blobs(self._store, self._index, self._usage, sizes))
+        gone = [each for each in going if each.digest in removed]
         now = time.time()
         for each in gone:
             self._floor = max(self._floor, each.rank)
             self._ghosts.evicted(each.digest, each.size_bytes)
             self._metrics.evicted(each.size_bytes, now - each.used_at)
-        return freed_bytes
+        return sum(each.size_bytes for each in gone)

@@ -36,13 +36,13 @@ class Folder:
         self._locks: list[int] = []
         self._is_furnished = False
 
-    async def open(self) -> None:
+    async def open(self, *, tidies: bool = True) -> None:
         """Makes the folders, takes the lock, drops what is of no use in staging. A disk that takes
         no writes may be read all the same: `refusal` says why.
 
         Raises FolderInUse, OSError.
         """
-        await asyncio.to_thread(self._open)
+        await asyncio.to_thread(self._open, tidies)
 
     async def aclose(self) -> None:
         locks, self._locks = self._locks, []
@@ -75,7 +75,7 @@ class Folder:
                 folder.mkdir(parents=True, exist_ok=True)
             self._is_furnished = True
 
-    def _open(self) -> None:
+    def _open(self, tidies: bool) -> None:
         try:
             self.furnish()
         except OSError as error:
@@ -83,16 +83,18 @@ class Folder:
                 raise
         self._locks = _locked(self.paths)
         try:
-            self._tidy()
+            self._tidy(tidies)
         except OSError:
             _close_all(self._locks)
             self._locks = []
             raise
 
-    def _tidy(self) -> None:
+    def _tidy(self, drops_useless: bool) -> None:
         """As far as the disk takes it. Raises OSError."""
         try:
             self.leftovers.open()
+            if drops_useless:
+                self.leftovers.drop_useless()
         except OSError as error:
             if not is_refusal(error) and self.paths.staging.exists():
                 raise

@@ -18,8 +18,10 @@ from mirror.allowance import RememberedAllowance
 from mirror.names import Digest, Repository, Tag
 from mirror.store.database import Database
 from mirror.store.links import Link, ask, ask_sources, link_of, note, row_of, sources_of
+from mirror.store.needs import add_blob
 from mirror.store.ranks import (
     MAX_DIGESTS_ASKED,
+    MAY_GO,
     Ranked,
     Uses,
     ask_least_worth,
@@ -54,7 +56,7 @@ class Index:
     """One database (see database.py) and what is asked of it. Methods raise StorageFailed."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self._begin = database.begin
         self._write = database.write
 
@@ -80,19 +82,19 @@ class Index:
     @property
     def memory(self) -> InMemory | None:
         """Where it is, if not in a file."""
-        return self._database.memory
+        return self.database.memory
 
     @property
     def has_failed(self) -> bool:
         """Whether a question ever failed."""
-        return self._database.has_failed
+        return self.database.has_failed
 
     async def aclose(self) -> None:
-        await self._database.aclose()
+        await self.database.aclose()
 
     async def check_writable(self) -> None:
         """Full or not; closes a file that can only be read. Raises StorageFailed."""
-        await self._database.check_writable()
+        await self.database.check_writable()
 
     async def usage(self) -> tuple[int, int]:
         """(blobs, bytes) stored, at the same cost whatever their number."""
@@ -111,9 +113,10 @@ class Index:
     async def add_blob(
         self, digest: Digest, size_bytes: int, now: float, rank: float = 0.0
     ) -> bool:
-        """Its bytes have just been verified. Whether it is new."""
+        """Its bytes have just been verified; pinned where a pin needs it. Whether it is new."""
         values = {
             "digest": str(digest),
+            "of": str(digest),
             "size_bytes": size_bytes,
             "created_at": now,
             "checked_at": now,
@@ -121,7 +124,7 @@ class Index:
             "rank": rank,
         }
         async with self._write() as connection:
-            added = await connection.execute(insert(blobs).on_conflict_do_nothing(), values)
+            added = await connection.execute(add_blob(), values)
             return added.rowcount == 1
 
     async def blob_size(self, digest: Digest) -> int | None:
@@ -137,10 +140,11 @@ class Index:
             return size_bytes
 
     async def forget_blobs(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Those of them that were known. At most MAX_DIGESTS_ASKED."""
+        """Those of them that were known; never what is pinned. At most MAX_DIGESTS_ASKED."""
         among = blobs.c.digest.in_([str(digest) for digest in digests])
+        forget = delete(blobs).where(among, MAY_GO).returning(blobs.c.digest)
         async with self._write() as connection:
-            rows = await connection.execute(delete(blobs).where(among).returning(blobs.c.digest))
+            rows = await connection.execute(forget)
             return [Digest.parse(row.digest) for row in rows]
 
     async def least_worth(self, limit: int, after: Ranked | None = None) -> list[Ranked]:

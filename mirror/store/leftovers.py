@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from mirror.errors import DigestInvalid
 from mirror.names import Digest
@@ -37,6 +38,8 @@ class Leftovers:
         self._left: dict[Digest, _Left] = {}
         # Of an earlier process; `settle` each once the index knows it.
         self.committed: list[Digest] = []
+        # Of no use to anybody; there is none once it was opened to serve.
+        self.useless: list[Path] = []
         # Held while one is dropped: whoever wants to go on with it waits, and finds it gone.
         self._lock = threading.Lock()
 
@@ -51,20 +54,36 @@ class Leftovers:
         return len(self._left)
 
     def open(self) -> None:
-        """Removes what is of no use; to be called while nobody writes there. Raises OSError."""
+        """Takes stock; to be called while nobody writes there. Raises OSError."""
         for folder in sorted(self._paths.staging.glob("*/*"), key=_changed_at):
             digest = _digest_of(folder.parent.name, folder.name)
-            if not folder.is_dir():
-                folder.unlink()
-            elif digest is not None and self._was_committed(digest):
+            if digest is None or not folder.is_dir():
+                self.useless.append(folder)
+            elif self._was_committed(digest):
                 self.committed.append(digest)
-            elif digest is None or not self._is_worth_going_on_with(digest):
-                shutil.rmtree(folder)
+            elif not self._is_worth_going_on_with(digest):
+                self.useless.append(folder)
             else:
                 self.add(digest)
-        for path in self._paths.staging.iterdir():
-            if path.is_file():
-                path.unlink()
+        self.useless += [path for path in self._paths.staging.iterdir() if path.is_file()]
+
+    def drop_useless(self) -> None:
+        """Raises OSError."""
+        while self.useless:
+            path = self.useless.pop()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def older(self, before: float) -> dict[Digest, int]:
+        """Those that nobody has gone on with since then: their bytes on the disk."""
+        with self._lock:
+            return {
+                digest: each.size_bytes
+                for digest, each in self._left.items()
+                if each.left_at < before
+            }
 
     def add(self, digest: Digest) -> None:
         """A download has left it. Raises OSError."""
@@ -85,7 +104,11 @@ class Leftovers:
         """What nobody will go on with."""
         before = time.time() - ABANDONED_SECONDS
         if any(each.left_at < before for each in self._left.values()):
-            await asyncio.to_thread(self._drop_older, before)
+            await self.drop_older(before)
+
+    async def drop_older(self, before: float) -> int:
+        """What nobody has gone on with since then; how many bytes that freed."""
+        return await asyncio.to_thread(self._drop_older, before)
 
     def _drop(self, wanted_bytes: int) -> int:
         freed_bytes = 0
@@ -93,13 +116,15 @@ class Leftovers:
             freed_bytes += self._drop_one(lambda: next(iter(self._left), None))
         return freed_bytes
 
-    def _drop_older(self, before: float) -> None:
+    def _drop_older(self, before: float) -> int:
         def older() -> Digest | None:
             found = (digest for digest, each in self._left.items() if each.left_at < before)
             return next(found, None)
 
-        while self._drop_one(older):
-            pass
+        freed_bytes = 0
+        while any(each.left_at < before for each in self._left.copy().values()):
+            freed_bytes += self._drop_one(older)
+        return freed_bytes
 
     def _drop_one(self, choose: Callable[[], Digest | None]) -> int:
         with self._lock:

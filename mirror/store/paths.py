@@ -1,5 +1,6 @@
 """The disk, drawn. All paths are made here.
 
+    <root>/control.sock                where commands reach the one that serves (see control/)
     <root>/lock                        held (flock) by the one process that serves from this folder
     <root>/index.db                    what is known about the blobs (see index.py)
     <root>/index.db.new                one that is being made anew (see recovery.py, standin.py)
@@ -36,6 +37,10 @@ class Paths:
     @property
     def lock(self) -> Path:
         return self.root / "lock"
+
+    @property
+    def control(self) -> Path:
+        return self.root / "control.sock"
 
     @property
     def index(self) -> Path:

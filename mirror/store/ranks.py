@@ -14,7 +14,7 @@ from mirror.store.schema import blobs
 # Of one statement; see links.py.
 MAX_DIGESTS_ASKED = 1_000
 # As the partial index says it; in other words SQLite would not see that it may be used.
-_MAY_GO = blobs.c.pinned.is_(False)
+MAY_GO = blobs.c.pinned.is_(False)
 _ORDER = (blobs.c.rank, blobs.c.used_at, blobs.c.digest)
 
 
@@ -45,7 +45,7 @@ def ask_least_worth(limit: int, after: Ranked | None) -> Select[Any]:
     the last one went, the longest unused. It costs the same among few and among many.
     """
     query = select(blobs.c.digest, blobs.c.size_bytes, blobs.c.rank, blobs.c.used_at)
-    query = query.where(_MAY_GO).order_by(*_ORDER).limit(limit)
+    query = query.where(MAY_GO).order_by(*_ORDER).limit(limit)
     if after is not None:
         query = query.where(tuple_(*_ORDER) > (after.rank, after.used_at, str(after.digest)))
     return query

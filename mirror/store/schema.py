@@ -129,6 +129,24 @@ allowances = Table(
     Column("rests_until", Float, nullable=False),
 )
 
+# Images that the operator keeps, under the names they were pinned by: `reference` is a tag, which
+# may move, or a digest; `digest` is the manifest that it is.
+pins = Table(
+    "pins",
+    tables,
+    *_key("upstream", "repository", "reference"),
+    Column("digest", String, nullable=False),
+    Column("pinned_at", Float, nullable=False),
+)
+
+# What each of them needs, whether it is here or not: `pinned` of a blob says that it stands here.
+needs = Table(
+    "needs",
+    tables,
+    *_key("upstream", "repository", "reference"),
+    Column("digest", String, primary_key=True, index=True),
+)
+
 
 class IndexTooNew(Exception):
     """The index was written by a later version of the mirror."""
@@ -172,6 +190,11 @@ def _keep_count(connection: Connection) -> None:
         connection.execute(text(statement))
 
 
+def _add_pins(connection: Connection) -> None:
+    pins.create(connection)
+    needs.create(connection)
+
+
 # The first step brings a file of version 1 to version 2, and so on; a new file gets all tables at
 # once.
 _STEPS: Sequence[Callable[[Connection], None]] = (
@@ -180,6 +203,7 @@ _STEPS: Sequence[Callable[[Connection], None]] = (
     _add_allowances,
     _add_rank,
     _add_totals,
+    _add_pins,
 )
 VERSION = 1 + len(_STEPS)
 

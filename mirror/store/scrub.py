@@ -5,8 +5,6 @@ small one also whenever it is read into memory (see contents.py).
 """
 
 import asyncio
-import hashlib
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,15 +13,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from mirror.errors import StorageFailed
-from mirror.metrics import Metrics
 from mirror.names import Digest
-from mirror.store.blobs import BlobStore
-from mirror.store.handles import Handle
 from mirror.store.index import Index
-from mirror.store.quarantine import Damage, Quarantine
-from mirror.threads import in_thread
+from mirror.store.inspection import Finding, Inspection
 
-STEP_BYTES = 1024 * 1024
 CHECK_EVERY_SECONDS = 7 * 86400
 # What could not be read, or set aside, is tried again after so long, behind others that are due.
 RETRY_SECONDS = 3600
@@ -33,6 +26,7 @@ FIRST_AFTER_SECONDS = 60.0
 IDLE_SECONDS = 300.0
 BATCH_BLOBS = 64
 MAX_URGENT_BLOBS = 1000
+_UNSETTLED = (Finding.UNREADABLE, Finding.STUCK)
 
 _log = structlog.get_logger()
 
@@ -50,18 +44,9 @@ class Pace:
 class Scrub:
     """Owns one task, from `open` to `aclose`; with a rate of 0 there is none."""
 
-    def __init__(
-        self,
-        store: BlobStore,
-        index: Index,
-        quarantine: Quarantine,
-        metrics: Metrics,
-        pace: Pace,
-    ) -> None:
-        self._store = store
+    def __init__(self, index: Index, inspection: Inspection, pace: Pace) -> None:
         self._index = index
-        self._quarantine = quarantine
-        self._metrics = metrics
+        self._inspection = inspection
         self._pace = pace
         self._task: asyncio.Task[None] | None = None
         self._urgent: dict[Digest, None] = {}
@@ -120,55 +105,7 @@ class Scrub:
     async def _check_and_note(self, digest: Digest) -> None:
         """Raises StorageFailed."""
         self._urgent.pop(digest, None)
-        is_settled = await self._check(digest)
-        until_due_seconds = CHECK_EVERY_SECONDS if is_settled else RETRY_SECONDS
+        finding = await self._inspection.inspect(digest, self._pace.bytes_per_second)
+        until_due_seconds = RETRY_SECONDS if finding in _UNSETTLED else CHECK_EVERY_SECONDS
         checked_at = self._pace.now() + until_due_seconds - CHECK_EVERY_SECONDS
         await self._index.note_checked([digest], checked_at)
-
-    async def _check(self, digest: Digest) -> bool:
-        """Whether it is right, or out of use. A disk that does not give the bytes just now is no
-        proof that they are wrong. Raises StorageFailed.
-        """
-        try:
-            handle = await self._store.find(digest)
-            if handle is None:
-                return await self._quarantine.take(digest, Damage.MISSING)
-            try:
-                damage, inode = await self._damage_of(digest, handle), handle.inode
-            finally:
-                handle.close()
-        except OSError as error:
-            self._metrics.scrub_errors.inc()
-            _log.warning("a blob could not be checked", digest=str(digest), error=error.strerror)
-            return False
-        return damage is None or await self._quarantine.take(digest, damage, inode)
-
-    async def _damage_of(self, digest: Digest, handle: Handle) -> Damage | None:
-        """Raises OSError, StorageFailed."""
-        size_bytes = await self._index.blob_size(digest)
-        if size_bytes is None:
-            return None  # somebody else has just found it damaged
-        if handle.size_bytes != size_bytes:
-            return Damage.SIZE
-        hashing = hashlib.new(digest.algorithm)
-        for offset in range(0, handle.size_bytes, STEP_BYTES):
-            started_at = time.monotonic()
-            read_bytes = await in_thread(None, _hash_step, hashing, handle, offset)
-            if not read_bytes:
-                return Damage.SIZE
-            self._metrics.scrubbed_bytes.inc(read_bytes)
-            due_at = started_at + read_bytes / self._pace.bytes_per_second
-            await asyncio.sleep(due_at - time.monotonic())
-        return None if hashing.hexdigest() == digest.hex else Damage.BYTES
-
-
-def _hash_step(hashing: "hashlib._Hash", handle: Handle, offset: int) -> int:
-    """Feeds the next bytes to the hash; returns their number. Asks the system not to hold them in
-    memory in the place of what is being served.
-    """
-    descriptor = handle.file.fileno()
-    with suppress(OSError):  # not on every file system
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_NOREUSE)
-    data = os.pread(descriptor, STEP_BYTES, offset)
-    hashing.update(data)
-    return len(data)

@@ -48,6 +48,7 @@ def take_stock(index: sqlite3.Connection, store: BlobStore) -> Found:
         "SELECT digest, size_bytes, created_at, 0, created_at FROM files WHERE digest NOT IN "
         "(SELECT digest FROM blobs)"
     ).rowcount
+    index.execute("UPDATE blobs SET pinned = digest IN (SELECT digest FROM needs)")
     _read_manifests(index, store)
     for statement in RECOUNT:  # what was salvaged may have replaced rows, which no trigger sees
         index.execute(statement)

@@ -58,6 +58,9 @@ class BehindServer:
         self._connections.pre_shutdown()
         await self._connections.shutdown(max(grace_seconds, CLOSING_SECONDS))
 
+    def forget_repeats(self) -> None:
+        """Those are the fronts'; they keep them for some seconds (see repeats.py)."""
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if COUNTS in request.headers:
             return await self._counts(request)

@@ -90,6 +90,10 @@ class Server:
         """See `Replay.answer`."""
         return self._replay.answer(head, transport, client)
 
+    def forget_repeats(self) -> None:
+        """What was answered may no longer be here."""
+        self._replay.repeats.clear()
+
     def refuse(self, request: web.BaseRequest, error: MirrorError) -> web.Response:
         """The answer to what is no request; the connection ends with it."""
         facts = request[FACTS] = Facts()

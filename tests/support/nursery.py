@@ -135,6 +135,7 @@ async def succession(file: Path, prelude: str = "") -> AsyncIterator[Succession]
 def tend() -> None:
     """The forking process: starts mirrors and waits for them, as its standard input says."""
     import mirror.cli
+    import mirror.commands.serving
 
     for line in sys.stdin:
         command, *arguments = line.rstrip("\n").split("\t")

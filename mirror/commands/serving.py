@@ -14,24 +14,19 @@ import structlog
 
 from mirror import __version__
 from mirror.app import running
+from mirror.commands.hindrances import HINDRANCES, Hindrance, advice
+from mirror.commands.settings import EXIT_FAILED
 from mirror.config import Settings
-from mirror.errors import MirrorError
 from mirror.logs import logging_at_once, logging_to_stderr
-from mirror.store.folder import FolderInUse
-from mirror.store.schema import IndexTooNew
-from mirror.web.listeners import CannotListen
 from mirror.workers.front import fronting
 from mirror.workers.supervisor import Place, Serving, Supervisor
 
-EXIT_FAILED = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Each client takes one, and so does each blob being read; most shells allow only 1,024.
 WANTED_DESCRIPTORS = 65_536
 
-Hindrance = FolderInUse | IndexTooNew | CannotListen | MirrorError | OSError
 
-
-def serve(settings: Settings) -> int:
+def serve_until_stopped(settings: Settings) -> int:
     """The exit code."""
     _allow_descriptors()
     if settings.workers > 1:
@@ -57,14 +52,14 @@ def _serve_as_several(settings: Settings) -> int:
         )
         try:
             return supervisor.run()
-        except (CannotListen, OSError) as error:
+        except HINDRANCES as error:
             return _failed(error, settings)
 
 
 def _until_stopped(settings: Settings, serving: Coroutine[Any, Any, None]) -> int:
     try:
         asyncio.run(serving)
-    except (FolderInUse, IndexTooNew, CannotListen, MirrorError, OSError) as error:
+    except HINDRANCES as error:
         return _failed(error, settings)
     return 0
 
@@ -117,26 +112,5 @@ def _allow_descriptors() -> None:
 
 
 def _failed(error: Hindrance, settings: Settings) -> int:
-    structlog.get_logger().error("mirror cannot serve", reason=_advice(error, settings))
+    structlog.get_logger().error("mirror cannot serve", reason=advice(error, settings))
     return EXIT_FAILED
-
-
-def _advice(error: Hindrance, settings: Settings) -> str:
-    """An operator's mistake gets a sentence that says what to do."""
-    folder = settings.storage.path
-    if isinstance(error, FolderInUse):
-        return f"another mirror uses {folder}; stop it, or set a different storage.path"
-    if isinstance(error, IndexTooNew):
-        return (
-            f"{folder}: {error}; install the newer version again, or set a different storage.path"
-        )
-    if isinstance(error, CannotListen):
-        host, port = settings.listen
-        where = f"{host or '*'}:{port}"
-        return f"cannot listen on {where}: {error}; set a different address under `listen`"
-    if isinstance(error, MirrorError):
-        return error.message
-    return (
-        f"{error.filename or folder}: {error.strerror}; the mirror must be able to write to "
-        "storage.path"
-    )

@@ -1,0 +1,26 @@
+"""A command that is carried out here, since nobody serves from the cache."""
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any
+
+from mirror.app import keeping
+from mirror.commands.hindrances import HINDRANCES, advice
+from mirror.config import Settings
+from mirror.store.folder import FolderInUse
+from mirror.upkeep.lines import Lines, Refused
+
+
+async def run_alone(settings: Settings, command: str, arguments: Mapping[str, Any]) -> Lines:
+    """Raises FolderInUse, Refused."""
+    try:
+        async with (
+            keeping(settings) as keeper,
+            aclosing(keeper.run(command, arguments)) as lines,
+        ):
+            async for line in lines:
+                yield line
+    except FolderInUse:
+        raise
+    except HINDRANCES as error:
+        raise Refused(advice(error, settings)) from None

@@ -1,0 +1,31 @@
+"""What may keep the mirror from opening its cache, or its address."""
+
+from mirror.config import Settings
+from mirror.errors import MirrorError
+from mirror.store.folder import FolderInUse
+from mirror.store.schema import IndexTooNew
+from mirror.web.listeners import CannotListen
+
+HINDRANCES = (FolderInUse, IndexTooNew, CannotListen, MirrorError, OSError)
+Hindrance = FolderInUse | IndexTooNew | CannotListen | MirrorError | OSError
+
+
+def advice(error: Hindrance, settings: Settings) -> str:
+    """An operator's mistake gets a sentence that says what to do."""
+    folder = settings.storage.path
+    if isinstance(error, FolderInUse):
+        return f"another mirror uses {folder}; stop it, or set a different storage.path"
+    if isinstance(error, IndexTooNew):
+        return (
+            f"{folder}: {error}; install the newer version again, or set a different storage.path"
+        )
+    if isinstance(error, CannotListen):
+        host, port = settings.listen
+        where = f"{host or '*'}:{port}"
+        return f"cannot listen on {where}: {error}; set a different address under `listen`"
+    if isinstance(error, MirrorError):
+        return error.message
+    return (
+        f"{error.filename or folder}: {error.strerror}; the mirror must be able to write to "
+        "storage.path"
+    )

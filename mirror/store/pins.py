@@ -1,0 +1,147 @@
+"""Images that the operator keeps: what they need is never evicted, whenever it arrives.
+
+A pin by tag follows its tag. A pin is written down before its needs are looked up for the last
+time, so that a manifest that arrives meanwhile is either seen or sees the pin.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
+
+from sqlalchemy import select
+
+from mirror.errors import StorageFailed
+from mirror.names import Digest, Repository, Tag
+from mirror.store.anatomy import needs_of, read_named
+from mirror.store.blobs import BlobStore
+from mirror.store.index import Index
+from mirror.store.needs import (
+    ask_needs,
+    ask_who_needs,
+    drop_needs,
+    drop_pin,
+    mark,
+    need_of,
+    note_needs,
+    note_pin,
+)
+from mirror.store.schema import needs, pins
+
+Reference = Tag | Digest
+
+
+class Pins:
+    """What they are and need lies in memory as well, so that it costs nothing to ask."""
+
+    def __init__(self, store: BlobStore, index: Index) -> None:
+        self._database = index.database
+        self._named = partial(read_named, store)
+        self._pins: dict[tuple[Repository, str], Digest] = {}
+        self._needed: set[Digest] = set()
+        self._changing = asyncio.Lock()
+
+    async def open(self) -> None:
+        """An index that fails knows no pins, and evicts nothing either."""
+        with suppress(StorageFailed):
+            await self.load()
+
+    def pinned(self, repository: Repository, reference: Reference) -> Digest | None:
+        """What is pinned under this very name."""
+        return self._pins.get((repository, str(reference)))
+
+    def names_of(self, repository: Repository, digest: Digest) -> list[str]:
+        """Under which names of the repository this manifest is pinned."""
+        pinned = self._pins.items()
+        return [name for (where, name), is_ in pinned if where == repository and is_ == digest]
+
+    def names_in(self, repository: Repository) -> list[str]:
+        return sorted(name for where, name in self._pins if where == repository)
+
+    async def needed_by(self, repository: Repository, reference: Reference) -> set[Digest]:
+        """By one pin, here or not. Raises StorageFailed."""
+        async with self._database.begin() as connection:
+            rows = await connection.execute(ask_needs(repository, str(reference)))
+            return {Digest.parse(row.digest) for row in rows}
+
+    @property
+    def needed(self) -> frozenset[Digest]:
+        """By all pins together, here or not."""
+        return frozenset(self._needed)
+
+    async def pin(self, repository: Repository, reference: Reference, digest: Digest) -> None:
+        """Raises ManifestDamaged, StorageFailed."""
+        async with self._changing:
+            await self._pin(repository, str(reference), digest)
+
+    async def unpin(self, repository: Repository, reference: Reference) -> bool:
+        """Whether it was pinned. Raises StorageFailed."""
+        name = str(reference)
+        async with self._changing:
+            async with self._database.write() as connection:
+                dropped = await connection.execute(drop_pin(repository, name))
+                rows = await connection.execute(drop_needs(repository, name))
+                for statement in mark([Digest.parse(row.digest) for row in rows]):
+                    await connection.execute(statement)
+            await self.load()
+            return dropped.rowcount > 0
+
+    async def note_tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
+        """The tag points there now. Raises StorageFailed."""
+        if self.pinned(repository, tag) not in (None, digest):
+            async with self._changing:
+                if self.pinned(repository, tag) not in (None, digest):
+                    await self._pin(repository, str(tag), digest)
+
+    async def note_manifest(self, digest: Digest, named: Collection[Digest]) -> None:
+        """It is here now, and names these. Raises StorageFailed."""
+        if digest not in self._needed or self._needed.issuperset(named):
+            return
+        async with self._changing, self._database.write() as connection:
+            who = (await connection.execute(ask_who_needs(digest))).all()
+            rows = [
+                need_of(Repository(row.upstream, row.repository), row.reference, each)
+                for row in who
+                for each in named
+            ]
+            if rows:
+                await connection.execute(note_needs(), rows)
+            for statement in mark(named):
+                await connection.execute(statement)
+        self._needed.update(named if rows else ())
+
+    async def _pin(self, repository: Repository, name: str, digest: Digest) -> None:
+        """What it needed before stays marked until it is known what it needs now."""
+        pin = need_of(repository, name, digest)
+        async with self._database.write() as connection:
+            await connection.execute(note_pin(), pin | {"pinned_at": time.time()})
+            rows = (await connection.execute(drop_needs(repository, name))).all()
+        self._pins[repository, name] = digest
+        no_longer = {Digest.parse(row.digest) for row in rows}
+        written: set[Digest] = set()
+        while new := await asyncio.to_thread(needs_of, digest, self._named) - written:
+            async with self._database.write() as connection:
+                wanted = [need_of(repository, name, each) for each in new]
+                await connection.execute(note_needs(), wanted)
+                for statement in mark(new | no_longer):
+                    await connection.execute(statement)
+            self._needed.update(new)
+            written |= new
+        await self.load()
+
+    async def load(self) -> None:
+        """Again; whoever removes something must not go by an index that failed once. Raises
+        StorageFailed.
+        """
+        async with self._database.begin() as connection:
+            rows = await connection.execute(select(pins))
+            known = {
+                (Repository(row.upstream, row.repository), str(row.reference)): Digest.parse(
+                    row.digest
+                )
+                for row in rows
+            }
+            distinct = await connection.execute(select(needs.c.digest).distinct())
+            needed = {Digest.parse(row.digest) for row in distinct}
+        self._pins, self._needed = known, needed
