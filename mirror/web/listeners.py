@@ -2,6 +2,8 @@
 
 import errno
 import socket
+from contextlib import suppress
+from ipaddress import ip_address
 
 from mirror.web.places import end_stalled_connections
 
@@ -37,6 +39,9 @@ def listening(host: str, port: int, *, shared: bool = False) -> list[socket.sock
 def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
     if not host:
         return [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]  # noqa: S104 - as was asked
+    with suppress(ValueError):  # an address needs no name server
+        literal = ip_address(host)
+        return [(socket.AF_INET if literal.version == 4 else socket.AF_INET6, host)]
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))
 
