@@ -137,7 +137,7 @@ async def test_every_byte_is_right_and_everybody_ends(
         registry.fail(*some_faults(chance, len(data)), kind="blob", times=1)
     registry.fail(Trickle(len(data) * 6, chunk_bytes=8000), kind="blob")
     upstream = {"endpoints": [registry.url], "not_found_ttl": "0s"}
-    async with mirroring(tmp_path, {UPSTREAM: upstream}) as house:
+    async with mirroring(tmp_path, {UPSTREAM: upstream}, fronted=seed % 2 == 1) as house:
         async with asyncio.timeout(25), released(registry), asyncio.TaskGroup() as clients:
             for _ in range(READERS):
                 clients.create_task(read(house, path, data, plan(chance, len(data))))

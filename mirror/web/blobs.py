@@ -23,7 +23,7 @@ from mirror.web.replies import content_headers
 from mirror.web.request import FACTS, FilePart
 from mirror.web.slices import SLICE_BYTES, SLICE_SECONDS, send_slice
 from mirror.web.telling import tell_blob
-from mirror.web.told import OLD_CLIENT, READS_FILES, TOLD, tell
+from mirror.web.told import OLD_CLIENT, READS_FILES, STREAMED, TOLD, tell
 
 
 async def send_blob(
@@ -194,6 +194,7 @@ class _Sender:
         self._facts.status = response.status
         if READS_FILES in self._request:
             response.headers[TOLD] = tell(self._facts)
+            response.headers[STREAMED] = "1"
         await response.prepare(self._request)
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:

@@ -17,8 +17,10 @@ from mirror.metrics import Cache
 from mirror.names import Digest, Repository, Tag
 from mirror.web.request import Facts
 
-# A header of the owner's answers.
+# Headers of the owner's answers; the second one of bodies that it does not have in memory: they may
+# be slow to come, and be cut short.
 TOLD = "Mirror-Told"
+STREAMED = "Mirror-Streamed"
 # Headers of a front's requests, and never of a client's: it reads files by itself; it asks nothing,
 # and tells what it has counted.
 BY_FILE = "Mirror-By-File"

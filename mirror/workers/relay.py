@@ -13,12 +13,11 @@ from cachetools import LRUCache
 from multidict import CIMultiDict
 
 from mirror.addressing import Kind
-from mirror.manifest import MANIFEST_LIMIT_BYTES
 from mirror.names import Digest
 from mirror.store.handles import StoredBlob
 from mirror.web.request import FACTS, Facts
 from mirror.web.tally import Tally
-from mirror.web.told import BY_FILE, OLD_CLIENT, TOLD, ToldFile, hear
+from mirror.web.told import BY_FILE, OLD_CLIENT, STREAMED, TOLD, ToldFile, hear
 from mirror.workers.files import Files
 from mirror.workers.legs import Leg
 from mirror.workers.owner import Owner, OwnerFailed, OwnerLost, unanswered, whole
@@ -26,12 +25,12 @@ from mirror.workers.sending import Sending
 
 # From one request to an answer's headers, however often the owner ends meanwhile.
 ANSWER_SECONDS = 28.0
-# Manifests and lists are no larger; of blobs, these are the ones that come without a file.
-MAX_HELD_BYTES = MANIFEST_LIMIT_BYTES
 # What the owner looks at; anything else a client sends ends here.
 _ASKED = (hdrs.ACCEPT, hdrs.IF_NONE_MATCH, hdrs.IF_RANGE, hdrs.RANGE, "Priority")
 # Of one connection only (RFC 9110 §7.6.1), made anew for the next one, or between us.
-_NOT_PASSED = frozenset({"connection", "date", "keep-alive", "transfer-encoding", TOLD.lower()})
+_NOT_PASSED = frozenset(
+    {"connection", "date", "keep-alive", "transfer-encoding", TOLD.lower(), STREAMED.lower()}
+)
 _CONTENT = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
 
 _log = structlog.get_logger()
@@ -86,7 +85,7 @@ class Relay:
             if leg is not None:
                 return leg
             answer, _ = await self._ask(request, _asked(request, by_file=False), facts)
-        if _is_large(request, answer):
+        if STREAMED in answer.headers:
             return Leg(answer, None, None)
         return await self._whole(request, answer)
 
@@ -150,13 +149,6 @@ async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
                     _log.debug("the owner is asked again", reason=str(lost))
     except TimeoutError:
         raise unanswered() from None
-
-
-def _is_large(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> bool:
-    """Too large to be held, or nobody knows."""
-    if request.method == hdrs.METH_HEAD or answer.status not in _CONTENT:
-        return False
-    return answer.content_length is None or answer.content_length > MAX_HELD_BYTES
 
 
 def _asked(request: web.BaseRequest, *, by_file: bool = True) -> CIMultiDict[str]:
