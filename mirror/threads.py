@@ -1,10 +1,16 @@
 """Work in a thread whose asker is cancelled: whose the files are that it has open."""
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
+
+# A third of the processor, where the event loop wants all of it.
+NICENESS = 5
 
 T = TypeVar("T")
 
@@ -14,6 +20,16 @@ class Closable(Protocol):
 
 
 F = TypeVar("F", bound=Closable)
+
+
+def stand_back() -> None:
+    """This thread has the processor where the event loop does not want it: while blobs are hashed,
+    what is warm goes out as soon as it is asked for. Linux gives each thread a niceness of its own.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS  # less takes a privilege
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 async def in_thread(threads: Executor | None, work: Callable[..., T], *arguments: Any) -> T:

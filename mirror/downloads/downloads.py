@@ -24,7 +24,7 @@ from mirror.names import Digest, Repository
 from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction
 from mirror.store.staging import StagedBlob
-from mirror.threads import in_thread
+from mirror.threads import in_thread, stand_back
 from mirror.upstream.client import UpstreamClient
 
 # An endpoint that sent wrong bytes of a blob is asked last for it, for so long.
@@ -58,7 +58,9 @@ class Downloads:
         self._metrics = metrics
         self._stored = stored
         self._room = room
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="arrivals")
+        self._threads = ThreadPoolExecutor(
+            _THREADS, thread_name_prefix="arrivals", initializer=stand_back
+        )
         self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
         self.crowd = Crowd({name: each.blob_connections for name, each in clients.items()})
         self._distrusted: TTLCache[Digest, int] = TTLCache(MAX_ARRIVALS, DISTRUST_SECONDS)
