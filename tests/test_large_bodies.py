@@ -16,6 +16,7 @@ from mirror.upstream.body import (
     FIRST_BLOCK_BYTES,
     MAX_BLOCK_BYTES,
     MAX_GROWN_BYTES,
+    MAX_SPARE_BYTES,
     Blocks,
     read_body,
 )
@@ -92,6 +93,17 @@ async def test_a_body_without_a_length_comes_whole(house: House, upstream: FakeR
     upstream.fail(NoLength(), kind="blob")
     answer = await raw_get(house.url + add_layer(upstream, data))
     assert answer.body == data
+
+
+def test_what_is_given_back_is_used_again_and_little_is_kept() -> None:
+    blocks = Blocks()
+    given_back = [blocks.of(MAX_BLOCK_BYTES) for _ in range(20)]
+    for block in given_back:
+        blocks.give_back(block)
+    again = [blocks.of(MAX_BLOCK_BYTES) for _ in range(20)]
+    used_again = {id(block.obj) for block in again} & {id(block.obj) for block in given_back}
+    assert len(used_again) == MAX_SPARE_BYTES // MAX_BLOCK_BYTES
+    assert len({id(block.obj) for block in again}) == 20, "nobody shares one"
 
 
 def test_blocks_grow_as_far_as_all_together_may() -> None:

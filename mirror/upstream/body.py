@@ -7,6 +7,7 @@ disk. Then aiohttp has its connection back, ready for the next request.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 
 import aiohttp
@@ -22,26 +23,47 @@ MAX_BLOCK_BYTES = 4 * 1024 * 1024
 GATHER_SECONDS = 0.01
 # What all connections together may take beyond their first blocks.
 MAX_GROWN_BYTES = 48 * 1024 * 1024
+# What is kept of it while no body wants it.
+MAX_SPARE_BYTES = 16 * 1024 * 1024
 
 
 class Blocks:
-    """The memory that all bodies share. A block that cannot be had larger stays as it is."""
+    """The memory that all bodies share. A block that cannot be had larger stays as it is; one that
+    is given back is kept for the next body, since fresh memory costs as much as filling it.
+    """
 
     def __init__(self) -> None:
         self._grown_bytes = 0
+        self._spare: defaultdict[int, list[memoryview]] = defaultdict(list)
+        self._spare_bytes = 0
+
+    def of(self, size_bytes: int) -> memoryview:
+        """With anything in it."""
+        if spare := self._spare.get(size_bytes):
+            self._spare_bytes -= size_bytes
+            return spare.pop()
+        return memoryview(bytearray(size_bytes))
 
     def larger(self, block: memoryview) -> memoryview:
-        """Twice the size, or the same block."""
+        """Twice the size, or the same block, which nobody may use any more."""
         size_bytes = len(block)
         may_grow = self._grown_bytes + size_bytes <= MAX_GROWN_BYTES
         if size_bytes >= MAX_BLOCK_BYTES or not may_grow:
             return block
         self._grown_bytes += size_bytes
-        return memoryview(bytearray(2 * size_bytes))
+        larger = self.of(2 * size_bytes)
+        self._keep(block)
+        return larger
 
     def give_back(self, block: memoryview) -> None:
-        """Its growth is free for others."""
+        """Its growth is free for others. Nobody may use it any more."""
         self._grown_bytes -= max(0, len(block) - FIRST_BLOCK_BYTES)
+        self._keep(block)
+
+    def _keep(self, block: memoryview) -> None:
+        if len(block) >= FIRST_BLOCK_BYTES and self._spare_bytes + len(block) <= MAX_SPARE_BYTES:
+            self._spare[len(block)].append(block)
+            self._spare_bytes += len(block)
 
 
 def fills_its_block(chunk: bytes | memoryview) -> bool:
@@ -131,8 +153,7 @@ class Receiver(asyncio.BufferedProtocol):
         self.missing_bytes = missing_bytes
         self._blocks = blocks
         self._portion = portion
-        self._filling = memoryview(bytearray(size_bytes))
-        self._handed_out = memoryview(bytearray(size_bytes))
+        self._filling, self._handed_out = blocks.of(size_bytes), blocks.of(size_bytes)
         self._filled_bytes = 0
         self._news: asyncio.Future[None] | None = None
         self._is_gathering = False
