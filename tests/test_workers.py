@@ -1,8 +1,10 @@
 """Several processes on one port and one folder."""
 
 import asyncio
+import json
 import os
 import signal
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,9 +16,10 @@ import pytest
 from tests.fakes.client import RawResponse, RawStream, raw_get, raw_open
 from tests.fakes.faults import Gate
 from tests.fakes.registry import FakeRegistry
+from tests.real.mirror import IMPORTABLE, SERVE
 from tests.support.connections import connected
 from tests.support.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
-from tests.support.process import Process, serving
+from tests.support.process import Process, serving, write_settings
 
 MANIFEST = f"/v2/{UPSTREAM}/{APP}/manifests/latest"
 DATA = some_bytes(8_000_000)
@@ -247,3 +250,47 @@ async def test_a_second_signal_ends_all(registry: FakeRegistry, tmp_path: Path) 
         mirror.process.send(signal.SIGINT)
         await mirror.process.exit_code()
         await until_ended([mirror.owner_pid, *mirror.front_pids])
+
+
+async def test_a_service_manager_may_tell_all_processes_to_end(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    image = registry.add_image(APP)
+    gate = Gate(4_000_000)
+    registry.fail(gate, kind="blob")
+    path = add_layer(registry, DATA)
+    async with (
+        mirror_of(tmp_path, registry, 2) as mirror,
+        raw_open(mirror.process.url + path) as stream,
+    ):
+        body = await stream.read(1000)
+        for pid in (*mirror.front_pids, mirror.owner_pid):
+            os.kill(pid, signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        answers = [await mirror.get(MANIFEST) for _ in range(8)]  # by either front
+        assert {answer.body for answer in answers} == {image.manifest}
+        mirror.process.send(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        gate.open()
+        while piece := await stream.read():
+            body += piece
+        assert body == DATA
+        assert await mirror.process.exit_code() == 0
+
+
+async def test_processes_that_cannot_meet_say_so(registry: FakeRegistry, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    file = write_settings(tmp_path, {UPSTREAM: registry}, workers=2)
+    process = await asyncio.create_subprocess_exec(
+        *SERVE,
+        "--config",
+        str(file),
+        env={**os.environ, **IMPORTABLE, "TMPDIR": str(long)},
+        stderr=PIPE,
+    )
+    _, told = await process.communicate()
+    assert process.returncode == 1
+    [line] = told.splitlines()
+    assert "TMPDIR" in json.loads(line)["reason"]
+    assert not list(long.iterdir())
