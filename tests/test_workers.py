@@ -376,3 +376,24 @@ async def test_processes_that_cannot_meet_say_so(registry: FakeRegistry, tmp_pat
     [line] = told.splitlines()
     assert "TMPDIR" in json.loads(line)["reason"]
     assert not list(long.iterdir())
+
+
+async def test_fronts_give_up_the_room_of_what_was_removed(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    path = add_layer(registry, DATA)
+    for _ in range(8):
+        assert (await mirror.get(path)).body == DATA
+
+    def kept() -> list[str]:
+        files = [each for pid in mirror.front_pids for each in Path(f"/proc/{pid}/fd").iterdir()]
+        names = [os.readlink(each) for each in files if each.is_symlink()]
+        return [name for name in names if path.rpartition(":")[2] in name]
+
+    async def is_given_up() -> bool:
+        return not kept()
+
+    assert kept()
+    for stored in (mirror.process.storage / "blobs").rglob(path.rpartition(":")[2]):
+        stored.unlink()
+    await eventually(is_given_up)
