@@ -1,8 +1,10 @@
 """Several processes on one port and one folder."""
 
 import asyncio
+import json
 import os
 import signal
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,11 +14,12 @@ from typing import Any
 import pytest
 
 from tests.fakes.client import RawResponse, RawStream, raw_get, raw_open
-from tests.fakes.faults import Gate
+from tests.fakes.faults import Gate, WrongByte
 from tests.fakes.registry import FakeRegistry
-from tests.support.connections import connected
+from tests.real.mirror import IMPORTABLE, SERVE
+from tests.support.connections import answer_of, connected
 from tests.support.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
-from tests.support.process import Process, serving
+from tests.support.process import Process, serving, write_settings
 
 MANIFEST = f"/v2/{UPSTREAM}/{APP}/manifests/latest"
 DATA = some_bytes(8_000_000)
@@ -121,7 +124,7 @@ SAID_FROM_OUTSIDE = [
     (b"GET /v2/", b'Mirror-Counts: 1\r\nMirror-Told: {"kind": 1}', {200}),
     (b"GET /v2/", b"Mirror-By-File: 1", {200}),
     (b"GET /v2/a\xff/manifests/x", b"X: y", {400, 404}),
-    (b"HEAD " + MANIFEST.encode(), b"Accept: \xff", {200, 400}),
+    (b"HEAD " + MANIFEST.encode(), b"Accept: \xff", {404}),
     (b"GET http://evil.test/v2/", b"X: y", {200, 404}),
     (b"OPTIONS *", b"X: y", {404, 405}),
 ]
@@ -247,3 +250,150 @@ async def test_a_second_signal_ends_all(registry: FakeRegistry, tmp_path: Path) 
         mirror.process.send(signal.SIGINT)
         await mirror.process.exit_code()
         await until_ended([mirror.owner_pid, *mirror.front_pids])
+
+
+async def test_a_header_that_is_no_unicode_means_the_same_as_to_one_process(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    path = add_layer(registry, DATA)
+    async with connected(mirror.process.url) as (transport, wire):
+        transport.write(
+            f"GET {path} HTTP/1.1\r\nHost: x\r\n".encode() + b"Range: bytes=1-2\xff\r\n\r\n"
+        )
+        stream, body = await answer_of(wire)
+    assert (stream.status, body) == (200, DATA)
+
+
+@pytest.mark.parametrize("asked", [None, "bytes=0-9,50-"])
+async def test_wrong_bytes_are_not_asked_for_again_and_again(
+    registry: FakeRegistry, tmp_path: Path, asked: str | None
+) -> None:
+    registry.fail(WrongByte(60_000), kind="blob")
+    path = add_layer(registry, DATA[:100_000])
+    storage = {"path": str(tmp_path / "data"), "max_size": "50KiB"}  # so that it passes through
+    async with mirror_of(tmp_path, registry, 2, storage=storage) as mirror:
+        answer = await mirror.get(path, headers={"Range": asked} if asked else None)
+    assert answer.status == 502 or answer.ended == "short"
+    assert len([seen for seen in registry.requests if seen.kind == "blob"]) < 6
+
+
+async def test_a_killed_owner_costs_nobody_what_passes_through(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    gate = Gate(5_000_000)
+    registry.fail(gate, kind="blob", method="GET", times=1)
+    path = add_layer(registry, DATA)
+    storage = {"path": str(tmp_path / "data"), "max_size": "1MiB"}
+    async with (
+        mirror_of(tmp_path, registry, 2, storage=storage) as mirror,
+        raw_open(mirror.process.url + path) as stream,
+    ):
+        body = await stream.read(1_000)
+        os.kill(mirror.owner_pid, signal.SIGKILL)
+        while piece := await stream.read():
+            body += piece
+    assert (stream.ended, body) == ("complete", DATA)
+
+
+async def test_a_killed_owner_lets_no_wrong_end_through(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    registry.fail(Gate(4_000_000), WrongByte(1_000_000), kind="blob", times=1)
+    path = add_layer(registry, DATA)
+    wanted = {"Range": "bytes=100-99999999"}  # to the end, wherever that is
+    async with raw_open(mirror.process.url + path, wanted) as stream:
+        body = await stream.read(1_000)
+        os.kill(mirror.owner_pid, signal.SIGKILL)
+        async with asyncio.timeout(15):
+            while piece := await stream.read():
+                body += piece
+    assert stream.status == 206
+    assert len(body) < len(DATA) - 100
+
+
+async def test_a_part_is_answered_without_waiting_for_the_rest_though_the_owner_was_killed(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    first, later = Gate(1_000_000), Gate(4_000_000)
+    registry.fail(first, kind="blob", times=1)
+    registry.fail(later, kind="blob")
+    path = add_layer(registry, DATA)
+    async with connected(mirror.process.url) as (transport, wire):
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\n"
+        transport.write(f"{head}Range: bytes=0-1999999\r\n\r\n".encode())
+        stream = RawStream(wire, "GET")
+        async with asyncio.timeout(15):
+            await stream.begin()
+            body = await stream.read(1_000)
+            os.kill(mirror.owner_pid, signal.SIGKILL)
+            while piece := await stream.read():
+                body += piece
+        assert body == DATA[:2_000_000]
+        transport.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await answer_of(wire))[1] == b"alive\n"
+        later.open()
+
+
+async def test_a_service_manager_may_tell_all_processes_to_end(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    image = registry.add_image(APP)
+    gate = Gate(4_000_000)
+    registry.fail(gate, kind="blob")
+    path = add_layer(registry, DATA)
+    async with (
+        mirror_of(tmp_path, registry, 2) as mirror,
+        raw_open(mirror.process.url + path) as stream,
+    ):
+        body = await stream.read(1000)
+        for pid in (*mirror.front_pids, mirror.owner_pid):
+            os.kill(pid, signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        answers = [await mirror.get(MANIFEST) for _ in range(8)]  # by either front
+        assert {answer.body for answer in answers} == {image.manifest}
+        mirror.process.send(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        gate.open()
+        while piece := await stream.read():
+            body += piece
+        assert body == DATA
+        assert await mirror.process.exit_code() == 0
+
+
+async def test_processes_that_cannot_meet_say_so(registry: FakeRegistry, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    file = write_settings(tmp_path, {UPSTREAM: registry}, workers=2)
+    process = await asyncio.create_subprocess_exec(
+        *SERVE,
+        "--config",
+        str(file),
+        env={**os.environ, **IMPORTABLE, "TMPDIR": str(long)},
+        stderr=PIPE,
+    )
+    _, told = await process.communicate()
+    assert process.returncode == 1
+    [line] = told.splitlines()
+    assert "TMPDIR" in json.loads(line)["reason"]
+    assert not list(long.iterdir())
+
+
+async def test_fronts_give_up_the_room_of_what_was_removed(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    path = add_layer(registry, DATA)
+    for _ in range(8):
+        assert (await mirror.get(path)).body == DATA
+
+    def kept() -> list[str]:
+        files = [each for pid in mirror.front_pids for each in Path(f"/proc/{pid}/fd").iterdir()]
+        names = [os.readlink(each) for each in files if each.is_symlink()]
+        return [name for name in names if path.rpartition(":")[2] in name]
+
+    async def is_given_up() -> bool:
+        return not kept()
+
+    assert kept()
+    for stored in (mirror.process.storage / "blobs").rglob(path.rpartition(":")[2]):
+        stored.unlink()
+    await eventually(is_given_up)

@@ -5,9 +5,10 @@ from mirror.errors import MirrorError
 from mirror.store.folder import FolderInUse
 from mirror.store.schema import IndexTooNew
 from mirror.web.listeners import CannotListen
+from mirror.workers.supervisor import NowhereToMeet
 
-HINDRANCES = (FolderInUse, IndexTooNew, CannotListen, MirrorError, OSError)
-Hindrance = FolderInUse | IndexTooNew | CannotListen | MirrorError | OSError
+HINDRANCES = (FolderInUse, IndexTooNew, CannotListen, NowhereToMeet, MirrorError, OSError)
+Hindrance = FolderInUse | IndexTooNew | CannotListen | NowhereToMeet | MirrorError | OSError
 
 
 def advice(error: Hindrance, settings: Settings) -> str:
@@ -23,6 +24,8 @@ def advice(error: Hindrance, settings: Settings) -> str:
         host, port = settings.listen
         where = f"{host or '*'}:{port}"
         return f"cannot listen on {where}: {error}; set a different address under `listen`"
+    if isinstance(error, NowhereToMeet):
+        return f"the processes cannot meet: {error}; set TMPDIR to a folder that takes a socket"
     if isinstance(error, MirrorError):
         return error.message
     return (

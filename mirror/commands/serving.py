@@ -4,10 +4,10 @@ The exit code is 0, or 1 where it could not serve; then a line of the log says w
 """
 
 import asyncio
+import os
 import resource
 import signal
-import tempfile
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 import structlog
@@ -19,7 +19,7 @@ from mirror.commands.settings import EXIT_FAILED
 from mirror.config import Settings
 from mirror.logs import logging_at_once, logging_to_stderr
 from mirror.workers.front import fronting
-from mirror.workers.supervisor import Place, Serving, Supervisor
+from mirror.workers.supervisor import STOP_CHILD, Place, Serving, Supervisor
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Each client takes one, and so does each blob being read; most shells allow only 1,024.
@@ -38,7 +38,8 @@ def serve_until_stopped(settings: Settings) -> int:
 def _serve_as_several(settings: Settings) -> int:
     """Each process has its own log, and all of them one stderr."""
     log = settings.log
-    with tempfile.TemporaryFile() as turns, logging_at_once(log.format, log.level):
+    turns_file = os.memfd_create("turns")  # in memory: a full disk must not silence the log
+    with open(turns_file, "wb") as turns, logging_at_once(log.format, log.level):
 
         def serve_as_one(serving: Callable[[], Serving], place: Place) -> int:
             with logging_to_stderr(log.format, log.level, turns.fileno()):
@@ -75,9 +76,13 @@ async def _alone(settings: Settings) -> None:
 
 
 async def _as_one_of_several(serving: Callable[[], Serving], place: Place) -> None:
-    """What becomes of them all is for the supervisor to say, and to tell; without it, they end."""
-    stop = _stop_at((signal.SIGTERM,))
+    """What becomes of them all is for the supervisor to say, and to tell; without it, they end.
+
+    It may say so more than once.
+    """
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(STOP_CHILD, stop.set)
     loop.add_reader(place.lifeline, stop.set)
     async with serving():
         place.tell_ready()
@@ -85,7 +90,7 @@ async def _as_one_of_several(serving: Callable[[], Serving], place: Place) -> No
         loop.remove_reader(place.lifeline)
 
 
-def _stop_at(signals: Iterable[signal.Signals]) -> asyncio.Event:
+def _stop_at(signals: Collection[signal.Signals]) -> asyncio.Event:
     """Set by the first signal, which asks for a clean end; the next one ends the process, whatever
     it does.
     """

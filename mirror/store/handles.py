@@ -122,6 +122,12 @@ class Handles:
         if (handle := self._handles.pop(digest, None)) is not None:
             handle.close()
 
+    def drop_deleted(self) -> None:
+        """Those whose files are gone, and take their room until nobody has them open."""
+        for digest, handle in list(self._handles.items()):
+            if not handle.is_as_it_was():
+                self.drop(digest)
+
     def close(self) -> None:
         while self._handles:
             self._handles.popitem()[1].close()

@@ -39,7 +39,10 @@ async def tell_blob(
         await reader.readable(start, None, completes=True)
     inode = os.fstat(reader.file.fileno()).st_ino
     is_stored = isinstance(reader, StoredReader)
-    file = ToldFile(str(digest), inode, is_stored, start, end, is_whole=part is None)
+    is_whole = part is None
+    file = ToldFile(
+        str(digest), inode, is_stored, start, end, is_whole=is_whole, completes=completes
+    )
     response = web.StreamResponse(status=status, headers={**headers, TOLD: tell(facts, file)})
     response.enable_chunked_encoding()
     facts.answers()

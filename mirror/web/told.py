@@ -5,6 +5,7 @@ Both are this program; what stands here is between the two, and goes to no clien
 """
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from math import inf
@@ -39,6 +40,7 @@ class ToldFile:
     """[start, end) of this blob is, or will be, in the file of this inode: among the stored blobs,
     or the staged ones. `end` None: to where the blob ends. The body tells how far it may be read:
     a line for each position.
+    `completes`: the blob's end waits for its digest, also where another answer goes on with it.
     """
 
     digest: str
@@ -47,12 +49,14 @@ class ToldFile:
     start: int
     end: int | None
     is_whole: bool
+    completes: bool
 
 
 def tell(facts: Facts, file: ToldFile | None = None) -> str:
     address = facts.address
     fresh_seconds = None if facts.repeat_until is None else facts.repeat_until - time.monotonic()
     told = {
+        "pid": os.getpid(),
         "kind": address.kind.value,
         "upstream": address.upstream,
         "repository": address.repository.name if address.repository else None,
@@ -79,6 +83,11 @@ def hear(text: str, facts: Facts) -> ToldFile | None:
         fresh_seconds = inf if fresh_seconds == -1 else fresh_seconds
         facts.repeat_until = time.monotonic() + fresh_seconds
     return None if told["file"] is None else ToldFile(**told["file"])
+
+
+def pid_in(text: str) -> int:
+    """Who told it. Raises ValueError, KeyError."""
+    return int(json.loads(text)["pid"])
 
 
 def _address(told: dict[str, Any]) -> Address:

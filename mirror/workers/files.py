@@ -1,5 +1,6 @@
 """The blobs' files, as a front process opens them: the stored ones stay open for a while."""
 
+import asyncio
 import os
 import stat
 
@@ -9,11 +10,20 @@ from mirror.store.paths import Paths, data_in
 from mirror.threads import opened
 from mirror.web.told import ToldFile
 
+# The owner makes room, and tells nobody.
+LOOK_SECONDS = 1.0
+
 
 class Files:
+    """From `watch` to `aclose` what the owner deletes does not stay open here."""
+
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._handles = Handles()
+        self._task: asyncio.Task[None] | None = None
+
+    def watch(self) -> None:
+        self._task = asyncio.create_task(self._drop_deleted())  # noqa: TID251 - see aclose
 
     def find_open(self, digest: Digest) -> StoredBlob | None:
         """One that is open already, and still what it was."""
@@ -41,9 +51,16 @@ class Files:
         handle.close()  # with its only reader
         return blob
 
-    def close(self) -> None:
-        """Blocking."""
-        self._handles.close()
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.to_thread(self._handles.close)
+
+    async def _drop_deleted(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._handles.drop_deleted()
 
     def _find(self, digest: Digest, inode: int) -> Handle | None:
         """Staged files become stored ones while we look."""

@@ -44,6 +44,10 @@ class Leg:
             return int(match[1]), int(match[2]) + 1
         return 0, self.answer.content_length
 
+    @property
+    def is_in_parts(self) -> bool:
+        return self.answer.content_type.startswith("multipart/")
+
     async def close(self) -> None:
         self.answer.close()
         if self.blob is not None:
@@ -62,12 +66,15 @@ async def send_leg(
     sent it. Raises OwnerLost, OwnerFailed, OSError, StorageFailed.
     """
     limit = inf if end is None else end
+    gives_more = leg.span()[1] != end
     if leg.blob is None:
         async for piece in _pieces(leg.answer):
             rest = piece if start + len(piece) <= limit else piece[: int(limit) - start]
             await response.write(rest)
             start += len(rest)
             note_sent(len(rest), False)
+            if gives_more and start >= limit:
+                return
         return
     async for reach in _reaches(leg.answer):
         while start < min(reach, limit):
@@ -78,6 +85,8 @@ async def send_leg(
                 raise StorageFailed("a blob's file is shorter than it was")
             start += sent
             note_sent(sent, by_sendfile)
+        if gives_more and start >= limit:
+            return
 
 
 async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

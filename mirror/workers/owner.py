@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.errors import NameInvalid, UpstreamUnreachable
-from mirror.web.told import COUNTS
+from mirror.web.told import COUNTS, TOLD, pid_in
 
 RETRY_SECONDS = 0.1
 TELL_SECONDS = 5.0
@@ -66,6 +66,18 @@ class Owner:
             raise OwnerLost(repr(error)) from error
         except ValueError:
             raise NameInvalid("this request is not ASCII") from None
+
+    async def check_ended(self, answer: aiohttp.ClientResponse) -> None:
+        """Of an answer whose bytes broke off: whether who gave it has ended since. Raises
+        OwnerFailed where it goes on serving, and so had its reason; OwnerLost.
+        """
+        told = answer.headers.get(TOLD)
+        if told is None:
+            return
+        now = await self.ask("HEAD", "/v2/", {})
+        now.close()
+        if pid_in(now.headers[TOLD]) == pid_in(told):
+            raise OwnerFailed("the upstream broke off, or sent other bytes than were asked for")
 
     async def tell_counts(self, told: Mapping[str, Any]) -> None:
         """Raises OwnerLost."""

@@ -13,6 +13,7 @@ from cachetools import LRUCache
 from multidict import CIMultiDict
 
 from mirror.addressing import Kind
+from mirror.errors import UpstreamBroken
 from mirror.names import Digest
 from mirror.store.handles import StoredBlob
 from mirror.web.request import FACTS, Facts
@@ -68,9 +69,8 @@ class Relay:
         if isinstance(answer, web.Response):
             return answer
         next_leg = partial(self._next_leg, request)
-        return await Sending(request, answer, next_leg, self.note_given).send(
-            _passed(answer.answer.headers)
-        )
+        sending = Sending(request, answer, next_leg, self._owner.check_ended, self.note_given)
+        return await sending.send(_passed(answer.answer.headers))
 
     async def _page(self, request: web.BaseRequest) -> web.Response:
         answer = await self._owner.ask(request.method, _target(request), {})
@@ -126,9 +126,15 @@ class Relay:
     async def _whole(
         self, request: web.BaseRequest, answer: aiohttp.ClientResponse
     ) -> web.Response:
-        """What waits for slow clients is held once. Raises OwnerLost."""
+        """What waits for slow clients is held once. Raises OwnerLost, and UpstreamBroken where the
+        owner cut the bytes short with reason.
+        """
         headers = _passed(answer.headers)
-        body = await whole(answer)
+        try:
+            body = await whole(answer)
+        except OwnerLost:
+            await self._check_ended(request, answer)
+            raise
         if request.method == hdrs.METH_HEAD or answer.status == HTTPStatus.NOT_MODIFIED:
             return web.Response(status=answer.status, headers=headers)
         headers.popall(hdrs.CONTENT_LENGTH, None)
@@ -136,6 +142,13 @@ class Relay:
         if tag is not None and answer.status == HTTPStatus.OK and len(body) <= self._shared.maxsize:
             body = self._shared.setdefault(tag, body)
         return web.Response(status=answer.status, headers=headers, body=body)
+
+    async def _check_ended(self, request: web.BaseRequest, answer: aiohttp.ClientResponse) -> None:
+        """Raises OwnerLost, UpstreamBroken."""
+        try:
+            await self._owner.check_ended(answer)
+        except OwnerFailed as failed:
+            raise UpstreamBroken(request[FACTS].upstream, str(failed)) from None
 
 
 async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
@@ -154,13 +167,18 @@ async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
 def _asked(request: web.BaseRequest, *, by_file: bool = True) -> CIMultiDict[str]:
     """The client's headers as the owner gets them."""
     headers = CIMultiDict(
-        (name, value) for name in _ASKED for value in request.headers.getall(name, ())
+        (name, _as_unicode(value)) for name in _ASKED for value in request.headers.getall(name, ())
     )
     if by_file and request.method == hdrs.METH_GET:
         headers[BY_FILE] = "1"
     if request.version < HttpVersion11:
         headers[OLD_CLIENT] = "1"
     return headers
+
+
+def _as_unicode(value: str) -> str:
+    """What is none stays unfit, since it would be left out where it is written again."""
+    return value.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _passed(headers: Mapping[str, str]) -> CIMultiDict[str]:

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import ClientResponse, HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 
 from mirror.errors import StorageFailed, UpstreamBroken
@@ -17,6 +18,8 @@ from mirror.workers.owner import OwnerFailed, OwnerLost
 # The next leg is asked for until nothing has come for this long.
 GO_ON_SECONDS = 60.0
 
+CheckEnded = Callable[[ClientResponse], Awaitable[None]]
+
 
 class NextLeg(Protocol):
     def __call__(self, wanted: str, *, by_file: bool) -> Coroutine[Any, Any, Leg]:
@@ -24,22 +27,26 @@ class NextLeg(Protocol):
 
 
 class Sending:
-    """`note_given` is told of a stored blob that went out as a whole, and to whom."""
+    """`check_ended` is that of Owner; `note_given` is told of a stored blob that went out as a
+    whole, and to whom.
+    """
 
     def __init__(
         self,
         request: web.BaseRequest,
         first: Leg,
         next_leg: NextLeg,
+        check_ended: CheckEnded,
         note_given: Callable[[Digest, str], None],
     ) -> None:
         self._request = request
         self._facts = request[FACTS]
         self._first = self._leg = first
         self._next_leg = next_leg
+        self._check_ended = check_ended
         self._note_given = note_given
         self._position, self._end = first.span()
-        self._is_closed_range = _is_closed(request.headers.get(hdrs.RANGE), self._position)
+        self._waits_for_digest = first.told is None or first.told.completes
         self._is_by_file = first.blob is not None
         self._is_by_sendfile = True
         self._moved_at = time.monotonic()
@@ -84,8 +91,10 @@ class Sending:
                     self._request, response, self._leg, self._position, self._end, self._note_sent
                 )
             except OwnerLost:
+                if self._leg.is_in_parts:
+                    raise
                 if self._leg.blob is None:
-                    raise  # it may have cut the bytes short with reason, and could not tell
+                    await self._check_has_ended()
             except StorageFailed:
                 if self._leg.blob is None:
                     raise
@@ -95,6 +104,11 @@ class Sending:
                     return
                 raise OwnerFailed("the owner's answer ended early")
             await self._go_on()
+
+    async def _check_has_ended(self) -> None:
+        """Else it cut the bytes short with reason, which they cannot tell. Raises OwnerFailed."""
+        with suppress(OwnerLost):
+            await self._check_ended(self._leg.answer)
 
     async def _go_on(self) -> None:
         """Raises OwnerFailed, and OwnerLost where it takes too long."""
@@ -112,7 +126,7 @@ class Sending:
 
     def _wanted(self) -> str:
         """What leads to a blob's end waits for its digest, and so has to be asked for as such."""
-        last = self._end - 1 if self._is_closed_range and self._end is not None else ""
+        last = "" if self._waits_for_digest or self._end is None else self._end - 1
         return f"bytes={self._position}-{last}"
 
     def _note_sent(self, sent_bytes: int, by_sendfile: bool) -> None:
@@ -137,8 +151,3 @@ class Sending:
         self._facts.error = error
         if self._request.transport is not None:
             self._request.transport.close()
-
-
-def _is_closed(asked: str | None, start: int) -> bool:
-    """A range that lies within a blob; one that begins at its start may be all of it."""
-    return asked is not None and start > 0 and not asked.rstrip().endswith("-")

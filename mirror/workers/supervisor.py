@@ -33,12 +33,19 @@ LAST_SECONDS = 10.0
 # One SIGCHLD may stand for several processes, and come before anybody waits for it.
 LOOK_SECONDS = 0.5
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+# Terminals and service managers signal all processes at once; what follows is decided in one, so
+# that the fronts end first, and nobody ends while the others serve.
+STOP_CHILD = signal.SIGUSR1
 _SIGNALS = STOP_SIGNALS | {signal.SIGCHLD}
 _READY = b"1"
 
 _log = structlog.get_logger()
 
 Serving = AbstractAsyncContextManager[object]
+
+
+class NowhereToMeet(Exception):
+    """No folder below TMPDIR can be made, or no socket in it."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +101,13 @@ class Supervisor:
         self._lifeline = (-1, -1)
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT; the value is the exit code. Raises CannotListen, OSError."""
+        """Until SIGTERM or SIGINT; the value is the exit code. Raises CannotListen,
+        NowhereToMeet, OSError."""
         host, port = self._settings.listen
         listeners = [listening(host, port, shared=True)]
         port = listeners[0][0].getsockname()[1]
         listeners += [listening(host, port, shared=True) for _ in range(self._settings.workers - 1)]
-        folder = Path(tempfile.mkdtemp(prefix="mirror-"))
+        folder = _private_folder()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._lifeline = os.pipe()
         try:
@@ -109,10 +117,7 @@ class Supervisor:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, listeners: list[list[socket]], path: Path, port: int) -> int:
-        for_fronts = socket(AF_UNIX)
-        for_fronts.bind(str(path))
-        for_fronts.listen(BACKLOG)
-        for_fronts.setblocking(False)
+        for_fronts = _listening_at(path)
         owner = _Child("owner", lambda: self._owner(for_fronts))
         self._children = [owner]
         failed = self._start_first(owner)
@@ -164,8 +169,8 @@ class Supervisor:
         code = 1
         try:
             os.close(self._lifeline[1])
-            # Ctrl-C reaches all processes of a terminal; what follows from it is decided in one.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             code = self._serve(child.serving, Place(self._lifeline[0], told))
         except BaseException:
@@ -211,7 +216,7 @@ class Supervisor:
     def _stop(self, children: Sequence[_Child]) -> None:
         """Lets them end within the grace; a second signal ends them whatever they do."""
         for child in children:
-            _send(child, signal.SIGTERM)
+            _send(child, STOP_CHILD)
         deadline = time.monotonic() + self._settings.shutdown_grace + LAST_SECONDS
         while not all(map(_has_ended, children)):
             got = signal.sigtimedwait(_SIGNALS, LOOK_SECONDS)
@@ -224,6 +229,27 @@ class Supervisor:
         _, status = os.waitpid(child.pid, 0)
         child.pid = 0
         return os.waitstatus_to_exitcode(status)
+
+
+def _private_folder() -> Path:
+    """Raises NowhereToMeet."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="mirror-"))
+    except OSError as error:
+        raise NowhereToMeet(error.strerror or str(error)) from error
+
+
+def _listening_at(path: Path) -> socket:
+    """Raises NowhereToMeet."""
+    listener = socket(AF_UNIX)
+    try:
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except OSError as error:  # a path that is too long has no errno
+        listener.close()
+        raise NowhereToMeet(f"{path}: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener
 
 
 def _has_ended(child: _Child) -> bool:
