@@ -302,7 +302,9 @@ async def test_a_killed_owner_lets_no_wrong_end_through(
     path = add_layer(registry, DATA)
     wanted = {"Range": "bytes=100-99999999"}  # to the end, wherever that is
     async with raw_open(mirror.process.url + path, wanted) as stream:
-        body = await stream.read(1_000)
+        body = b""
+        while len(body) < 2_000_000:  # with the wrong byte, so that it lies on the disk as well
+            body += await stream.read()
         os.kill(mirror.owner_pid, signal.SIGKILL)
         async with asyncio.timeout(15):
             while piece := await stream.read():
