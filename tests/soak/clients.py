@@ -205,6 +205,8 @@ class Clients:
         self._tally.answered(kind, answer.status)
         if answer.ended not in ("complete", "open"):
             self._tally.broken_off += 1
+        if answer.status not in (200, 206) or answer.ended != "complete":
+            self._tally.refused(path, answer.status, answer.ended, answer.body)
         if answer.status == 416 and digest in self._registry.spoilt:
             return
         if answer.status == 403 and self._is_excused(path, answer.body):

@@ -93,7 +93,8 @@ class Soak:
         await self._restart(Event(0, "kill"))
         for ware, image in self._registry.images:
             if not await self._clients.pull(ware.repository, ware.tag, image):
-                self.tally.fault(f"{ware.repository}:{ware.tag} does not pull after healing")
+                name = f"{ware.repository}:{ware.tag}"
+                self.tally.fault(f"{name} does not pull after healing; {self.tally.last_refusal}")
         await self._mirror.until_idle()
         for path in self._mirror.staged():
             self.tally.fault(f"left in staging: {path.relative_to(self._mirror.storage)}")

@@ -34,10 +34,15 @@ class Tally:
     left_out: int = 0  # operations for which there was no time
     faults: list[str] = field(default_factory=list)
     rested: list[Sample] = field(default_factory=list)  # one process, before its work and after
+    last_refusal: str = ""
 
     def answered(self, kind: str, status: int) -> None:
         """Status 0: no answer came."""
         self.statuses[kind, status] += 1
+
+    def refused(self, path: str, status: int, ended: str, body: bytes) -> None:
+        """Not the whole of what was asked for."""
+        self.last_refusal = f"{path}: {status}, {ended}, {body[:500]!r}"
 
     def fault(self, what: str) -> None:
         self.faults.append(what)
