@@ -223,6 +223,27 @@ async def test_requests_that_come_together_have_all_their_answers(house: House, 
         assert bodies[3] == b"alive\n"
 
 
+async def test_a_request_that_comes_early_is_read_and_the_next_one_is_not(
+    registry: FakeRegistry, house: House, read: Read
+) -> None:
+    """Clients ask again as soon as they have the last byte, before we are done with their answer."""
+    await ask_often(house, request_for(TAG))
+    gate = Gate(1000)
+    slow = add_layer(registry, some_bytes(5000))
+    registry.fail(gate, kind="blob")
+    async with connected(house.url) as (transport, wire), asyncio.timeout(30):
+        transport.write(request_for(slow))
+        await gate.reached.wait()
+        transport.write(request_for(TAG))
+        await asyncio.sleep(0.05)
+        gate.open()
+        assert len((await answer_of(wire))[1]) == 5000
+        early = await answer_of(wire)
+        before = read.count
+        assert told(await ask((transport, wire), request_for(TAG))) == told(early)
+        assert read.count == before
+
+
 async def test_a_request_in_pieces_is_read(house: House, read: Read) -> None:
     await ask_often(house, request_for(TAG))
     request = request_for(TAG)

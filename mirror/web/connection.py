@@ -96,10 +96,12 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        is_plain = self._is_plain and self._is_idle() and is_one_head(data)
-        self.head = data if is_plain else None
-        if is_plain and self._is_repeated(data):
+        is_plain = self._is_plain and is_one_head(data)
+        is_next = is_plain and self._is_idle()
+        self.head = data if is_next else None
+        if is_next and self._is_repeated(data):
             return
+        waiting = len(self._messages)
         try:
             super().data_received(data)
         except (IndexError, ValueError):
@@ -107,7 +109,7 @@ class Connection(web.RequestHandler):
             # http://[]@/ slips through it (yarl 1.25).
             self.force_close()
         # Bytes of a body are never to be taken for a request.
-        self._is_plain = is_plain and self._has_one_without_body()
+        self._is_plain = is_plain and self._has_one_more_without_body(waiting)
 
     def pause_writing(self) -> None:
         """The client has to take what was written for it."""
@@ -144,8 +146,8 @@ class Connection(web.RequestHandler):
             return False
         return not transport.get_write_buffer_size()
 
-    def _has_one_without_body(self) -> bool:
-        return len(self._messages) == 1 and self._messages[0][1].is_eof()
+    def _has_one_more_without_body(self, waiting: int) -> bool:
+        return len(self._messages) == waiting + 1 and self._messages[-1][1].is_eof()
 
     def _is_repeated(self, head: bytes) -> bool:
         transport = self.transport
