@@ -22,7 +22,7 @@ from mirror.upstream.body import (
 )
 from mirror.upstream.pace import Pace
 from tests.fakes.client import raw_get
-from tests.fakes.faults import Cut, NoLength, Trickle
+from tests.fakes.faults import Cut, Gate, NoLength, Trickle
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
 from tests.support.layers import APP, UPSTREAM, add_layer, some_bytes
@@ -140,4 +140,26 @@ async def test_an_earlier_answer_in_its_buffer_does_not_disturb_the_connection(
             async for piece in body:
                 got += piece
     assert got == data
+    assert registry.connections_accepted == 1
+
+
+@pytest.mark.parametrize("last_bytes", [1, 24_000, 25_000, 60_000, 3_000_000])
+async def test_a_body_that_lies_there_when_its_reader_comes(
+    registry: FakeRegistry, last_bytes: int
+) -> None:
+    """A busy host reads late. aiohttp holds the end back, once so much has come."""
+    gate = Gate(500_000)
+    data = some_bytes(gate.at_bytes + last_bytes)
+    url = f"{registry.url}/v2/{APP}/blobs/{registry.add_blob(APP, data)}"
+    registry.fail(gate, kind="blob", times=1)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        async with session.get(url) as response:
+            await gate.reached.wait()
+            await asyncio.sleep(0.1)
+            gate.open()
+            await asyncio.sleep(0.1)
+            body = read_body(response, 5, Blocks(), Pace(), lambda: True)
+            assert b"".join([bytes(piece) async for piece in body]) == data
+        async with session.get(url) as response:
+            assert await response.read() == data
     assert registry.connections_accepted == 1

@@ -95,12 +95,15 @@ async def read_body(
             await pace.take(1, is_urgent)
         return
     early = _taken_from(response.content)
+    pace.charge(len(early))
+    if response.content.is_eof():  # that was all of it, and aiohttp has its connection back
+        yield early
+        return
     handler.pause_reading()  # which ends its time-out too
     # Whoever still takes an earlier answer out of its buffer lets the handler read on, though this
     # connection is not theirs any more: not while it says that its own buffers are full.
     handler._buffer_paused = True
     missing_bytes = (response.content_length or 0) - response.content.total_bytes
-    pace.charge(len(early))
     portion = Portion(pace, is_urgent)
     receiver = Receiver(transport, missing_bytes, handler.connection_lost, blocks, portion)
     try:
