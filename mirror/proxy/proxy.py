@@ -109,7 +109,7 @@ class Proxy:
             raise NameUnknown(f"{repository.upstream} is not an upstream of this mirror any more")
         if is_manifest_type(content.media_type):
             self._contents.forget(digest)
-            await self.manifests.get(repository, digest, ())
+            await self.manifests.fetch(repository, digest)
         else:
             arrival, _ = await self._downloads.join(repository, digest, content.size_bytes)
             await arrival.wait_ended()
