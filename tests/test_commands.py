@@ -175,6 +175,7 @@ async def test_a_look_at_what_nobody_serves_leaves_all_as_it_is(
     async with mirroring(tmp_path, {HUB: registry}) as house:
         await stocked(house, registry)
     (tmp_path / "data" / "staging" / "begun").write_bytes(bytes(5_000))
+    (tmp_path / "data" / "staging" / "sha256" / ("0" * 64)).mkdir(parents=True)
     tight = {"path": str(tmp_path / "data"), "max_size": "1KiB"}
     document = {"storage": tight, "upstreams": {HUB: None}}
     (tmp_path / "mirror.yaml").write_text(json.dumps(document))
@@ -185,6 +186,7 @@ async def test_a_look_at_what_nobody_serves_leaves_all_as_it_is(
         assert (tmp_path / "data" / "staging" / "begun").exists()
     ran = await run_here(tmp_path / "mirror.yaml", "gc", "--remove")
     assert "staging/begun" in ran.out
+    assert f"staging/sha256/{'0' * 64}" in ran.out
     assert not (tmp_path / "data" / "staging" / "begun").exists()
 
 
