@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -409,6 +411,26 @@ async def test_all_that_is_right_is_found_right(registry: FakeRegistry, tmp_path
         done = await told(house.storage, "verify", refetches=False)
         assert (done.items, done.result["wrong"], done.result["checked_blobs"]) == ([], 0, 4)
         assert done.result["checked_bytes"] == done.result["all_bytes"]
+
+
+async def test_a_blob_that_the_index_forgot_is_known_again_once_it_was_read(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """As after a kill between the index and the disk, where an image that came later needs it."""
+    one, _ = two_images(registry)
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        await pull(house, one, tag="one")
+    with closing(sqlite3.connect(tmp_path / "data" / "index.db")) as index, index:
+        index.execute("DELETE FROM blobs WHERE digest = ?", [one.layers[0]])
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        assert (await told(house.storage, "ls")).result["blobs"] == 3
+        done = await told(house.storage, "verify", refetches=False)
+        assert (done.items, done.result["checked_blobs"]) == ([], 4)
+        listed = (await told(house.storage, "ls")).result
+        assert (listed["blobs"], listed["images_bytes"]) == (4, listed["blobs_bytes"])
+        assert await house.metric("mirror_cache_blobs") == 4
+        assert (await told(house.storage, "rm", image="app:one")).result["removed_blobs"] == 4
+        assert house.stored_blobs() == set()
 
 
 @pytest.mark.parametrize("refetches", [False, True])
