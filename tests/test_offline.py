@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mirror.names import Repository, Tag
-from mirror.store.index import Index, RememberedTag
+from mirror.store.index import Index
+from mirror.store.remembered import RememberedTag
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
