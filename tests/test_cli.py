@@ -123,7 +123,10 @@ def a_used_port(_folder: Path, address: str) -> Iterator[str]:
 def a_folder_in_use(folder: Path, _address: str) -> Iterator[str]:
     store = BlobStore(folder)
     asyncio.run(store.open())
-    yield f"another mirror uses {folder}; stop it, or set a different storage.path"
+    yield (
+        f"another mirror uses {folder}, or a command that looks after it; stop that, or set a "
+        "different storage.path"
+    )
     asyncio.run(store.aclose())
 
 

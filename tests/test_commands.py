@@ -175,6 +175,7 @@ async def test_a_look_at_what_nobody_serves_leaves_all_as_it_is(
     async with mirroring(tmp_path, {HUB: registry}) as house:
         await stocked(house, registry)
     (tmp_path / "data" / "staging" / "begun").write_bytes(bytes(5_000))
+    (tmp_path / "data" / "staging" / "sha256" / ("0" * 64)).mkdir(parents=True)
     tight = {"path": str(tmp_path / "data"), "max_size": "1KiB"}
     document = {"storage": tight, "upstreams": {HUB: None}}
     (tmp_path / "mirror.yaml").write_text(json.dumps(document))
@@ -185,7 +186,40 @@ async def test_a_look_at_what_nobody_serves_leaves_all_as_it_is(
         assert (tmp_path / "data" / "staging" / "begun").exists()
     ran = await run_here(tmp_path / "mirror.yaml", "gc", "--remove")
     assert "staging/begun" in ran.out
+    assert f"staging/sha256/{'0' * 64}" in ran.out
     assert not (tmp_path / "data" / "staging" / "begun").exists()
+
+
+async def test_root_writes_nothing_that_the_mirror_s_user_could_not(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        await stocked(house, registry)
+    sound = (tmp_path / "data" / "index.sound").stat()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(asking, "_owner_of", lambda _path: 4242)
+    ran = await run_here(tmp_path / "mirror.yaml", "ls")
+    assert (ran.code, ran.out) == (1, "")
+    assert "is the cache of the user 4242; while no mirror serves, run" in ran.err
+    assert (tmp_path / "data" / "index.sound").stat() == sound
+
+
+async def test_who_may_not_open_a_cache_is_told(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        await stocked(house, registry)
+
+    def refuse(path: Path) -> list[int]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("mirror.store.folder._lock_file", refuse)
+    ran = await run_here(tmp_path / "mirror.yaml", "ls")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        f"{tmp_path}/data/lock: Permission denied; run the command as the user that runs the "
+        "mirror\n"
+    )
 
 
 @pytest.mark.parametrize(

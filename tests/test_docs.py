@@ -94,6 +94,30 @@ def test_each_example_is_well_formed(language: str, text: str) -> None:
     assert READ[language](text)
 
 
+def test_services_have_the_time_and_the_answers_that_they_need() -> None:
+    """Of a Pod: more than `shutdown_grace` to end, and probes that the mirror answers."""
+    (text,) = [text for _, text in EXAMPLES if "kind: StatefulSet" in text]
+    pod = yaml.safe_load(text)["spec"]["template"]["spec"]
+    grace_seconds = float(load(None, {}).shutdown_grace)
+    assert pod["terminationGracePeriodSeconds"] > grace_seconds
+    (stop_seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", README, re.MULTILINE)
+    assert int(stop_seconds) > grace_seconds
+    (container,) = pod["containers"]
+    paths = {name: container[name]["httpGet"]["path"] for name in container if "Probe" in name}
+    assert paths == {
+        "startupProbe": "/healthz",
+        "livenessProbe": "/healthz",
+        "readinessProbe": "/readyz",
+    }
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    file = variables.pop("MIRROR_CONFIG")
+    (port,) = container["ports"]
+    settings = load(None, variables)
+    assert settings.listen[1] == port["containerPort"]
+    mounted = {each["mountPath"] for each in container["volumeMounts"]}
+    assert mounted == {str(settings.storage.path), str(Path(file).parent)}
+
+
 def test_each_metric_stands_in_the_readme() -> None:
     page = Metrics().render().decode()
     counters = {

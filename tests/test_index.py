@@ -11,9 +11,10 @@ import structlog
 from mirror.errors import StorageFailed
 from mirror.manifest import Descriptor
 from mirror.names import Digest, Repository, Tag
-from mirror.store import index as index_module
-from mirror.store.index import Index, RememberedListing, RememberedTag
+from mirror.store import remembered
+from mirror.store.index import Index
 from mirror.store.links import Link
+from mirror.store.remembered import RememberedListing, RememberedTag
 from mirror.store.schema import IndexTooNew
 
 HERE, THERE = Repository("docker.io", "org/app"), Repository("quay.io", "org/app")
@@ -30,9 +31,9 @@ async def test_usage_counts_each_blob_once(index: Index) -> None:
 
 async def test_tags_move_and_go(index: Index) -> None:
     assert await index.tag(HERE, LATEST) is None
-    for remembered in (RememberedTag(ONE, 1.5), RememberedTag(TWO, 2.5)):
-        await index.set_tag(HERE, LATEST, remembered)
-        assert await index.tag(HERE, LATEST) == remembered
+    for each in (RememberedTag(ONE, 1.5), RememberedTag(TWO, 2.5)):
+        await index.set_tag(HERE, LATEST, each)
+        assert await index.tag(HERE, LATEST) == each
     await index.set_tag(THERE, LATEST, RememberedTag(ONE, 1.5))
     await index.drop_tag(HERE, LATEST)
     await index.drop_tag(HERE, Tag("never"))
@@ -41,7 +42,7 @@ async def test_tags_move_and_go(index: Index) -> None:
 
 
 async def test_the_newest_lists_are_kept(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "MAX_LISTINGS", 3)
+    monkeypatch.setattr(remembered, "MAX_LISTINGS", 3)
     for number in range(5):
         listing = RememberedListing(b"%d" % number, {}, float(number))
         await index.set_listing(HERE, f"question {number}", listing)

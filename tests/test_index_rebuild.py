@@ -21,9 +21,10 @@ from mirror.store import backup as backup_module
 from mirror.store import soundness
 from mirror.store.backup import IndexBackup, back_up
 from mirror.store.blobs import BlobStore
-from mirror.store.index import Index, RememberedListing, RememberedTag
+from mirror.store.index import Index
 from mirror.store.links import Link
 from mirror.store.recovery import Recovered, close_index, open_index, recover
+from mirror.store.remembered import RememberedListing, RememberedTag
 from mirror.store.schema import IndexTooNew
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry

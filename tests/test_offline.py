@@ -1,5 +1,6 @@
 """`offline: true`: what is here is served, the rest is 404, and no socket is opened."""
 
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 
 from mirror.names import Repository, Tag
-from mirror.store.index import Index, RememberedTag
+from mirror.store.index import Index
+from mirror.store.remembered import RememberedTag
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -64,6 +66,19 @@ async def test_what_is_here_is_served_however_old(
         assert json_of(referrers)["manifests"] == []
         assert is_stale(referrers)
         assert json_of(await mirror.get("/v2/_catalog")) == {"repositories": [f"docker.io/{APP}"]}
+        assert registry.connections_accepted == 0
+
+
+async def test_a_copy_of_blobs_and_index_is_served_elsewhere(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    inside = tmp_path / "inside"
+    shutil.copytree(tmp_path / "data" / "blobs", inside / "data" / "blobs")
+    shutil.copy(tmp_path / "data" / "index.db", inside / "data")
+    async with mirroring(inside, {"docker.io": strict(registry)}, offline=True) as mirror:
+        assert (await mirror.get(LATEST)).body == image.manifest
+        for digest in (image.config, *image.layers):
+            assert digest_of((await mirror.get(f"/v2/app/blobs/{digest}")).body) == digest
         assert registry.connections_accepted == 0
 
 

@@ -1,5 +1,8 @@
 """Pinned images stay, whatever room is needed, and so does what of them arrives later."""
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +174,77 @@ async def test_pins_outlive_an_index_that_is_made_anew(
     async with mirroring(tmp_path, {HUB: registry}, **bounded(tmp_path)) as house:
         await fill(house, registry)
         assert house.stored_blobs() >= stored_by(image)
+
+
+@contextmanager
+def no_needs_written(house: House) -> Iterator[None]:
+    """The index takes everything but what pins need, as if the disk failed right there."""
+    with closing(sqlite3.connect(house.storage / "index.db")) as connection:
+        connection.execute(
+            "CREATE TRIGGER sabotage BEFORE INSERT ON needs BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        yield
+        connection.execute("DROP TRIGGER sabotage")
+
+
+async def test_a_pin_that_cannot_be_written_again_stays_what_it_was(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    image = registry.add_image(NAME, "latest", [some_bytes(100_000, 1)])
+    async with mirroring(tmp_path, {HUB: registry}, **bounded(tmp_path)) as house:
+        await pull(house, image, tag="latest")
+        with no_needs_written(house), pytest.raises(Refused, match="index fails"):
+            await told(house.storage, "pin", image="app")
+        with pytest.raises(Refused, match="is not pinned"):
+            await told(house.storage, "unpin", image="app")
+        await told(house.storage, "pin", image="app")
+        with no_needs_written(house), pytest.raises(Refused, match="index fails"):
+            await told(house.storage, "pin", image="app")
+        for _ in range(2):
+            await fill(house, registry)
+        assert house.stored_blobs() >= stored_by(image)
+        assert (await told(house.storage, "unpin", image="app")).result["pinned_bytes"] == 0
+
+
+async def test_a_pin_that_cannot_follow_its_tag_keeps_what_it_kept_until_it_can(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    old = registry.add_image(NAME, "latest", [some_bytes(100_000, 1)])
+    due = {"endpoints": [registry.url], "tag_ttl": "0s"}
+    async with mirroring(tmp_path, {HUB: due}, **bounded(tmp_path)) as house:
+        await pull(house, old, tag="latest")
+        await told(house.storage, "pin", image="app")
+        new = registry.add_image(NAME, "latest", [some_bytes(100_000, 2)])
+        with no_needs_written(house):
+            await pull(house, new, tag="latest")
+    async with mirroring(tmp_path, {HUB: due}, **bounded(tmp_path)) as house:
+        await fill(house, registry)
+        assert house.stored_blobs() >= stored_by(old)
+        await pull(house, new, tag="latest")
+        for _ in range(2):
+            await fill(house, registry)
+        assert house.stored_blobs() >= stored_by(new)
+        assert old.layers[0] not in house.stored_blobs()
+
+
+async def test_what_two_pins_need_is_noted_for_both_as_it_arrives(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """Of one content under two manifests, as when an image is annotated anew."""
+    layer = some_bytes(100_000, 1)
+    copy = registry.add_image(NAME, "copy", [layer], annotations={"built": "again"})
+    amd = registry.add_image(NAME, None, [layer])
+    index = registry.add_index(NAME, "latest", {"linux/amd64": amd})
+    async with mirroring(tmp_path, {HUB: registry}, **bounded(tmp_path)) as house:
+        await pull(house, index, tag="latest")
+        await told(house.storage, "pin", image="app:latest")
+        await pull(house, copy, tag="copy")
+        await told(house.storage, "pin", image="app:copy")
+        await pull(house, amd)
+        await told(house.storage, "unpin", image="app:copy")
+        for _ in range(2):
+            await fill(house, registry)
+        assert house.stored_blobs() >= stored_by(amd)
 
 
 async def test_nothing_goes_where_all_that_may_go_is_not_enough(

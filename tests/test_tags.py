@@ -8,7 +8,8 @@ import pytest
 
 from mirror import singleflight
 from mirror.names import Repository, Tag
-from mirror.store.index import Index, RememberedTag
+from mirror.store.index import Index
+from mirror.store.remembered import RememberedTag
 from tests.fakes.client import RawResponse
 from tests.fakes.faults import Gate, GenericType, NoDigestHeader, Stall, Status
 from tests.fakes.images import Image

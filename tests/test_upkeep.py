@@ -2,11 +2,20 @@
 
 import asyncio
 import os
+import sqlite3
+import threading
 import time
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mirror.manifest import Named
+from mirror.names import Digest
+from mirror.store import anatomy
+from mirror.store.blobs import BlobStore
+from mirror.upkeep import sweeping
 from mirror.upkeep.lines import Refused
 from tests.fakes.client import raw_open
 from tests.fakes.faults import Gate
@@ -220,6 +229,28 @@ def file_of(house: House, digest: str) -> Path:
     return house.storage / "blobs" / algorithm / name[:2] / name
 
 
+async def test_what_arrives_while_all_is_looked_at_keeps_what_it_needs(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = two_images(registry)
+    reading, may_go_on = threading.Event(), threading.Event()
+
+    def slow(store: BlobStore, digest: Digest) -> Named | None:
+        reading.set()
+        may_go_on.wait(10)
+        return anatomy.read_named(store, digest)
+
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        await pull(house, one, tag="one")
+        monkeypatch.setattr("mirror.upkeep.survey.read_named", slow)
+        asked = asyncio.ensure_future(told(house.storage, "rm", image="app:one"))
+        await asyncio.to_thread(reading.wait)
+        await pull(house, two, tag="two")
+        may_go_on.set()
+        assert (await asked).result["kept_bytes"] == len(BASE)
+        assert house.stored_blobs() == stored_by(two)
+
+
 # --- While others are at work ---------------------------------------------------------------------
 
 
@@ -290,6 +321,38 @@ async def test_orphans_are_shown_and_then_removed(registry: FakeRegistry, tmp_pa
         assert {each["kind"] for each in all_of_it.items} == {"unknown", "damaged"}
         assert house.stored_blobs() == stored_by(one)
         assert not (aside / ("0" * 64)).exists()
+        assert await house.metric("mirror_cache_bytes", state="damaged") == 0
+
+
+async def test_much_that_goes_ends_with_its_asker_between_two_steps(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mirroring(tmp_path, {HUB: registry}):
+        pass
+    orphans = [some_bytes(100, seed) for seed in range(20)]
+    for each in orphans:
+        add_file(tmp_path / "data", each, days=2)
+    monkeypatch.setattr(sweeping, "STEP_BLOBS", 5)
+    begun, may_go_on = threading.Event(), threading.Event()
+    delete = BlobStore._delete
+
+    def slow(store: BlobStore, inodes: Mapping[Digest, int]) -> None:
+        begun.set()
+        may_go_on.wait(10)
+        delete(store, inodes)
+
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        monkeypatch.setattr(BlobStore, "_delete", slow)
+        asked = asyncio.ensure_future(
+            told(house.storage, "gc", older_than_seconds=0.0, removes=True)
+        )
+        await asyncio.to_thread(begun.wait)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await asyncio.sleep(0.2)  # that it hung up is told
+        may_go_on.set()
+        swept = await told(house.storage, "gc", older_than_seconds=0.0, removes=False)
+        assert swept.result["count"] == 15
 
 
 async def test_what_the_index_knows_of_nobody_goes_too(
@@ -332,7 +395,7 @@ async def test_what_nobody_goes_on_with_goes(registry: FakeRegistry, tmp_path: P
 def add_file(storage: Path, data: bytes, days: int) -> None:
     digest = digest_of(data).removeprefix("sha256:")
     path = storage / "blobs" / "sha256" / digest[:2] / digest
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     at = time.time() - days * A_DAY
     os.utime(path, (at, at))
@@ -348,6 +411,26 @@ async def test_all_that_is_right_is_found_right(registry: FakeRegistry, tmp_path
         done = await told(house.storage, "verify", refetches=False)
         assert (done.items, done.result["wrong"], done.result["checked_blobs"]) == ([], 0, 4)
         assert done.result["checked_bytes"] == done.result["all_bytes"]
+
+
+async def test_a_blob_that_the_index_forgot_is_known_again_once_it_was_read(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """As after a kill between the index and the disk, where an image that came later needs it."""
+    one, _ = two_images(registry)
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        await pull(house, one, tag="one")
+    with closing(sqlite3.connect(tmp_path / "data" / "index.db")) as index, index:
+        index.execute("DELETE FROM blobs WHERE digest = ?", [one.layers[0]])
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        assert (await told(house.storage, "ls")).result["blobs"] == 3
+        done = await told(house.storage, "verify", refetches=False)
+        assert (done.items, done.result["checked_blobs"]) == ([], 4)
+        listed = (await told(house.storage, "ls")).result
+        assert (listed["blobs"], listed["images_bytes"]) == (4, listed["blobs_bytes"])
+        assert await house.metric("mirror_cache_blobs") == 4
+        assert (await told(house.storage, "rm", image="app:one")).result["removed_blobs"] == 4
+        assert house.stored_blobs() == set()
 
 
 @pytest.mark.parametrize("refetches", [False, True])
@@ -374,6 +457,23 @@ async def test_what_is_wrong_is_set_aside_and_fetched_again(
         again = await told(house.storage, "verify", refetches=False)
         assert again.items == []
         assert len([path for path in (house.storage / "damaged").rglob("*") if path.is_file()]) == 2
+
+
+async def test_nothing_is_fetched_again_but_what_was_wrong(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """Not the layers of a manifest, as if a client were about to ask for them."""
+    one, _ = two_images(registry)
+    ahead = {"endpoints": [registry.url], "prefetch": True}
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        await house.get("/v2/app/manifests/one")
+    async with mirroring(tmp_path, {HUB: ahead}) as house:
+        file_of(house, one.digest).write_bytes(b"wrong")
+        done = await told(house.storage, "verify", refetches=True)
+        assert done.result["refetched"] == 1
+        await asyncio.sleep(0.1)
+        await until_idle(house)
+        assert house.stored_blobs() == {one.digest}
 
 
 async def test_what_cannot_be_fetched_again_is_told(registry: FakeRegistry, tmp_path: Path) -> None:

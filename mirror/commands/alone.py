@@ -22,5 +22,9 @@ async def run_alone(settings: Settings, command: str, arguments: Mapping[str, An
                 yield line
     except FolderInUse:
         raise
+    except PermissionError as error:
+        raise Refused(
+            f"{error.filename}: {error.strerror}; run the command as the user that runs the mirror"
+        ) from None
     except HINDRANCES as error:
         raise Refused(advice(error, settings)) from None

@@ -3,9 +3,12 @@ does.
 """
 
 import asyncio
+import os
+import pwd
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -56,6 +59,7 @@ async def _lines(settings: Settings, command: str, arguments: Mapping[str, Any])
                     yield line
             return
         await asyncio.to_thread(_check_is_cache, paths)
+        await asyncio.to_thread(_check_is_ours, paths)
         with suppress(FolderInUse):
             from mirror.commands.alone import run_alone  # takes a second to load
 
@@ -75,3 +79,30 @@ def _check_is_cache(paths: Paths) -> None:
     """Nothing is made here. Raises Refused."""
     if not paths.index.exists() and not paths.blobs.is_dir():
         raise Refused(f"there is no cache in {paths.root}; is storage.path right?")
+
+
+def _check_is_ours(paths: Paths) -> None:
+    """Root may write there always, but what it writes, the mirror's own user may not. Raises
+    Refused.
+    """
+    owner = _owner_of(paths.lock) if os.geteuid() == 0 else 0
+    if owner:
+        raise Refused(
+            f"{paths.root} is the cache of the user {_name_of(owner)}; while no mirror serves, "
+            "run the command as that user, who could not use what root writes there"
+        )
+
+
+def _owner_of(path: Path) -> int:
+    """0 where there is no such file."""
+    try:
+        return path.stat().st_uid
+    except FileNotFoundError:
+        return 0
+
+
+def _name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

@@ -15,7 +15,10 @@ def advice(error: Hindrance, settings: Settings) -> str:
     """An operator's mistake gets a sentence that says what to do."""
     folder = settings.storage.path
     if isinstance(error, FolderInUse):
-        return f"another mirror uses {folder}; stop it, or set a different storage.path"
+        return (
+            f"another mirror uses {folder}, or a command that looks after it; stop that, or set a "
+            "different storage.path"
+        )
     if isinstance(error, IndexTooNew):
         return (
             f"{folder}: {error}; install the newer version again, or set a different storage.path"

@@ -50,7 +50,10 @@ async def ask(path: Path, command: str, arguments: Mapping[str, Any]) -> Lines:
         except aiohttp.ClientConnectorError as error:
             raise _unconnected(error.os_error, path) from None
         except TimeoutError:
-            raise Refused(f"the mirror does not answer at {path}; its log may say more") from None
+            raise Refused(
+                f"the mirror that serves from {path.parent} does not answer: its process may be "
+                "stopped, or too busy; its log may say more, else restart it"
+            ) from None
         except (aiohttp.ClientError, ConnectionError):
             raise Refused("the mirror ended before the command did; run it once more") from None
         except OSError as error:

@@ -19,7 +19,8 @@ from mirror.proxy.patience import by_upstream, within_patience
 from mirror.proxy.spared import if_told, spared
 from mirror.proxy.weblinks import next_query
 from mirror.singleflight import Flights
-from mirror.store.index import MAX_LISTINGS, Index, RememberedListing
+from mirror.store.index import Index
+from mirror.store.remembered import MAX_LISTINGS, RememberedListing
 from mirror.upstream.client import ManifestAnswer, UpstreamClient
 
 MAX_VALUE_CHARACTERS = 512

@@ -80,6 +80,10 @@ class Manifests:
             self._ahead.note_served(repository, manifest)
         return reply
 
+    async def fetch(self, repository: Repository, digest: Digest) -> None:
+        """Has it here, for no client: nobody is about to ask for its layers. Raises MirrorError."""
+        await self._source.by_digest(repository, digest)
+
     async def _get(
         self, repository: Repository, reference: Reference, accept: Sequence[str]
     ) -> ManifestReply:

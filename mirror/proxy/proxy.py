@@ -7,7 +7,7 @@ from functools import partial
 
 from mirror.downloads.downloads import Downloads
 from mirror.errors import NameUnknown
-from mirror.manifest import Descriptor, is_manifest_type
+from mirror.manifest import BLOB_TYPE, Descriptor, is_manifest_type
 from mirror.metrics import Metrics
 from mirror.names import Digest, Repository, Tag
 from mirror.proxy.absences import Absences
@@ -109,11 +109,16 @@ class Proxy:
             raise NameUnknown(f"{repository.upstream} is not an upstream of this mirror any more")
         if is_manifest_type(content.media_type):
             self._contents.forget(digest)
-            await self.manifests.get(repository, digest, ())
+            await self.manifests.fetch(repository, digest)
         else:
             arrival, _ = await self._downloads.join(repository, digest, content.size_bytes)
             await arrival.wait_ended()
         return await self._store.has(digest)
+
+    async def note_found(self, digest: Digest, size_bytes: int) -> None:
+        """A stored blob was read whole, and the index did not know it. Raises StorageFailed."""
+        if await self._store.has(digest):
+            await self._contents.note_stored(Descriptor(digest, BLOB_TYPE, size_bytes))
 
     async def catalog(self, upstream: str | None) -> list[Repository]:
         """What is cached, by name. Raises StorageFailed."""

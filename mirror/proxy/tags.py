@@ -20,8 +20,9 @@ from mirror.proxy.access import Access
 from mirror.proxy.patience import by_upstream, within_patience
 from mirror.proxy.spared import if_told, spared
 from mirror.singleflight import Flights
-from mirror.store.index import Index, RememberedTag
+from mirror.store.index import Index
 from mirror.store.pins import Pins
+from mirror.store.remembered import RememberedTag
 from mirror.upstream.client import UpstreamClient
 
 HOT_TAGS = 50_000

@@ -4,14 +4,12 @@ Never on the path of a warm request: what is hot lies in memory above this room.
 wall-clock seconds, since they outlive the process.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Insert, Select, Table, delete, literal, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Select, Table, delete, literal, select, update
 from sqlalchemy.engine import Row
 
 from mirror.allowance import RememberedAllowance
@@ -30,26 +28,23 @@ from mirror.store.ranks import (
     ranked_of,
     used_more,
 )
+from mirror.store.remembered import (
+    RememberedListing,
+    RememberedTag,
+    ask_listing,
+    ask_tag,
+    drop_old_listings,
+    drop_tag,
+    listing_of,
+    row_of_listing,
+    row_of_tag,
+    tag_of,
+    upsert_into,
+)
 from mirror.store.schema import allowances, blobs, links, listings, tables, tags, totals
 from mirror.store.sqlite import InMemory
 
-# Clients choose the questions (n, last, artifactType); the newest answers are enough for an outage.
-MAX_LISTINGS = 2_000
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class RememberedTag:
-    digest: Digest
-    checked_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class RememberedListing:
-    body: bytes
-    headers: dict[str, str]
-    checked_at: float
 
 
 class Index:
@@ -200,49 +195,25 @@ class Index:
             return sources_of(await connection.execute(ask_sources(digest)))
 
     async def set_tag(self, repository: Repository, tag: Tag, remembered: RememberedTag) -> None:
-        values = _key(repository) | {
-            "tag": str(tag),
-            "digest": str(remembered.digest),
-            "checked_at": remembered.checked_at,
-        }
-        await self._upsert(tags, [values])
+        await self._upsert(tags, [row_of_tag(repository, tag, remembered)])
 
     async def tag(self, repository: Repository, tag: Tag) -> RememberedTag | None:
-        return await self._first(
-            select(tags.c.digest, tags.c.checked_at).where(*_is_tag(repository, tag)),
-            lambda row: RememberedTag(Digest.parse(row.digest), float(row.checked_at)),
-        )
+        return await self._first(ask_tag(repository, tag), tag_of)
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
         async with self._write() as connection:
-            await connection.execute(delete(tags).where(*_is_tag(repository, tag)))
+            await connection.execute(drop_tag(repository, tag))
 
     async def set_listing(
         self, repository: Repository, question: str, remembered: RememberedListing
     ) -> None:
-        values = _key(repository) | {
-            "question": question,
-            "body": remembered.body,
-            "headers": json.dumps(remembered.headers),
-            "checked_at": remembered.checked_at,
-        }
-        newest = select(listings.c.checked_at).order_by(listings.c.checked_at.desc())
-        floor = newest.offset(MAX_LISTINGS).limit(1).scalar_subquery()
+        values = row_of_listing(repository, question, remembered)
         async with self._write() as connection:
-            await connection.execute(_upsert_into(listings), values)
-            await connection.execute(delete(listings).where(listings.c.checked_at <= floor))
+            await connection.execute(upsert_into(listings), values)
+            await connection.execute(drop_old_listings())
 
     async def listing(self, repository: Repository, question: str) -> RememberedListing | None:
-        return await self._first(
-            select(listings.c.body, listings.c.headers, listings.c.checked_at).where(
-                listings.c.upstream == repository.upstream,
-                listings.c.repository == repository.name,
-                listings.c.question == question,
-            ),
-            lambda row: RememberedListing(
-                bytes(row.body), dict(json.loads(row.headers)), float(row.checked_at)
-            ),
-        )
+        return await self._first(ask_listing(repository, question), listing_of)
 
     async def set_allowances(self, remembered: Iterable[RememberedAllowance]) -> None:
         await self._upsert(allowances, [asdict(each) for each in remembered])
@@ -277,27 +248,4 @@ class Index:
         if not rows:
             return
         async with self._write() as connection:
-            await connection.execute(_upsert_into(table), rows)
-
-
-def _upsert_into(table: Table) -> Insert:
-    statement = insert(table)
-    keys = [column.name for column in table.primary_key]
-    updated = {
-        column.name: statement.excluded[column.name]
-        for column in table.columns
-        if column.name not in keys
-    }
-    return statement.on_conflict_do_update(keys, set_=updated)
-
-
-def _key(repository: Repository) -> dict[str, object]:
-    return {"upstream": repository.upstream, "repository": repository.name}
-
-
-def _is_tag(repository: Repository, tag: Tag) -> tuple[Any, ...]:
-    return (
-        tags.c.upstream == repository.upstream,
-        tags.c.repository == repository.name,
-        tags.c.tag == str(tag),
-    )
+            await connection.execute(upsert_into(table), rows)

@@ -17,7 +17,7 @@ from mirror.store.paths import Paths, data_in, progress_in
 
 # A download that nobody has gone on with for so long is dropped.
 ABANDONED_SECONDS = 7 * 86400
-_BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own are (stat(2))
+BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own are (stat(2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Leftovers:
         """A download has left it. Raises OSError."""
         found = data_in(self._paths.staged(digest)).stat()
         with self._lock:
-            self._left[digest] = _Left(found.st_blocks * _BLOCK_BYTES, found.st_mtime)
+            self._left[digest] = _Left(found.st_blocks * BLOCK_BYTES, found.st_mtime)
 
     def claim(self, digest: Digest) -> None:
         """A download goes on with it, or begins."""

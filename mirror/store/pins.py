@@ -1,7 +1,7 @@
 """Images that the operator keeps: what they need is never evicted, whenever it arrives.
 
-A pin by tag follows its tag. A pin is written down before its needs are looked up for the last
-time, so that a manifest that arrives meanwhile is either seen or sees the pin.
+A pin by tag follows its tag. Before what a pin needs is looked up for the last time, it is known in
+memory: a manifest that arrives meanwhile is either seen, or adds what it names behind the pin.
 """
 
 import asyncio
@@ -96,7 +96,7 @@ class Pins:
 
     async def note_manifest(self, digest: Digest, named: Collection[Digest]) -> None:
         """It is here now, and names these. Raises StorageFailed."""
-        if digest not in self._needed or self._needed.issuperset(named):
+        if digest not in self._needed:
             return
         async with self._changing, self._database.write() as connection:
             who = (await connection.execute(ask_who_needs(digest))).all()
@@ -112,22 +112,23 @@ class Pins:
         self._needed.update(named if rows else ())
 
     async def _pin(self, repository: Repository, name: str, digest: Digest) -> None:
-        """What it needed before stays marked until it is known what it needs now."""
+        """All at once, so that there is never half a pin; and what was pinned under the name before
+        stays where this cannot be written.
+        """
+        wanted: set[Digest] = set()
+        while new := await asyncio.to_thread(needs_of, digest, self._named) - wanted:
+            self._needed |= new  # a manifest of these that arrives from now on waits for our lock
+            wanted |= new
         pin = need_of(repository, name, digest)
         async with self._database.write() as connection:
             await connection.execute(note_pin(), pin | {"pinned_at": time.time()})
-            rows = (await connection.execute(drop_needs(repository, name))).all()
-        self._pins[repository, name] = digest
-        no_longer = {Digest.parse(row.digest) for row in rows}
-        written: set[Digest] = set()
-        while new := await asyncio.to_thread(needs_of, digest, self._named) - written:
-            async with self._database.write() as connection:
-                wanted = [need_of(repository, name, each) for each in new]
-                await connection.execute(note_needs(), wanted)
-                for statement in mark(new | no_longer):
-                    await connection.execute(statement)
-            self._needed.update(new)
-            written |= new
+            before = await connection.execute(drop_needs(repository, name))
+            concerned = wanted.union(Digest.parse(row.digest) for row in before)
+            await connection.execute(
+                note_needs(), [need_of(repository, name, each) for each in wanted]
+            )
+            for statement in mark(concerned):
+                await connection.execute(statement)
         await self.load()
 
     async def load(self) -> None:

@@ -8,23 +8,25 @@ from collections.abc import Mapping, Sequence
 from mirror.names import Digest
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
-from mirror.store.links import MAX_DIGESTS_ASKED
 from mirror.store.usage import Usage
 from mirror.threads import unbroken
+
+# What was begun is done first, whoever waits for the end of it: about a second on a slow disk.
+STEP_BLOBS = 64
 
 
 async def remove_blobs(
     store: BlobStore, index: Index, usage: Usage, sizes: Mapping[Digest, int]
 ) -> list[Digest]:
     """Those that went, out of `sizes` in bytes: what is pinned stays, and so does what the index
-    does not know. What was begun is done, also if its asker is cancelled.
+    does not know. A step that was begun is done, also if its asker is cancelled.
 
     Raises StorageFailed, OSError.
     """
     removed: list[Digest] = []
     everyone = list(sizes)
-    for first in range(0, len(everyone), MAX_DIGESTS_ASKED):
-        some = everyone[first : first + MAX_DIGESTS_ASKED]
+    for first in range(0, len(everyone), STEP_BLOBS):
+        some = everyone[first : first + STEP_BLOBS]
         removed += await unbroken(_remove(store, index, usage, some, sizes))
     return removed
 

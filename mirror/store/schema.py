@@ -196,7 +196,8 @@ def _add_pins(connection: Connection) -> None:
 
 
 # The first step brings a file of version 1 to version 2, and so on; a new file gets all tables at
-# once.
+# once. A step leaves what its own version had: whoever changes a table that a step creates as it
+# stands above, writes the old form out in that step first.
 _STEPS: Sequence[Callable[[Connection], None]] = (
     _add_checked_at,
     _add_proven,

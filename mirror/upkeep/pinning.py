@@ -1,8 +1,5 @@
 """`pin` and `unpin`: images that stay, whatever room is needed for others."""
 
-from contextlib import suppress
-
-from mirror.errors import StorageFailed
 from mirror.upkeep.cache import Cache
 from mirror.upkeep.lines import Lines, Refused, result
 from mirror.upkeep.naming import ImageName
@@ -15,12 +12,7 @@ async def pin_image(cache: Cache, name: ImageName) -> Lines:
         digest = await cache.root_of(name)  # its manifest must be here to tell what it needs
         if digest is None or await cache.index.blob_size(digest) is None:
             raise Refused(f"{name} is not here; pull it once, then pin it")
-        try:
-            await cache.pins.pin(name.repository, name.reference, digest)
-        except StorageFailed:  # half a pin is none
-            with suppress(StorageFailed):
-                await cache.pins.unpin(name.repository, name.reference)
-            raise
+        await cache.pins.pin(name.repository, name.reference, digest)
         needed = await cache.pins.needed_by(name.repository, name.reference)
     here = await cache.inventory.known(needed)
     yield result(

@@ -9,7 +9,7 @@ from mirror.threads import unbroken
 from mirror.upkeep.cache import Cache
 from mirror.upkeep.lines import Lines, Refused, result
 from mirror.upkeep.naming import ImageName
-from mirror.upkeep.survey import Image, Survey, survey
+from mirror.upkeep.survey import Image, Survey, survey_to_remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ async def remove_image(cache: Cache, name: ImageName) -> Lines:
         if root is None:
             raise Refused(f"{name} is not here; `mirror ls` tells what is")
         _check_unpinned(cache, name, root)
-        found = await survey(cache.store, cache.inventory)
-        found.check_whole()
+        found = await survey_to_remove(cache.store, cache.inventory)
         plan = await asyncio.to_thread(_plan, cache, found, name, root)
         removed = await unbroken(_carry_out(cache, plan))
     yield result(

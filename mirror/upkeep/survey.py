@@ -3,7 +3,7 @@ the manifests themselves.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mirror.manifest import Named
@@ -47,20 +47,33 @@ class Survey:
         """Raises Refused where it is not certain what is needed."""
         if self.damaged:
             raise Refused(
-                f"{len(self.damaged)} manifests are damaged, so that nobody knows which blobs they "
-                "need: run `mirror verify` first, which sets them aside"
+                "nobody knows what other images need while a manifest is damaged, as is "
+                f"{min(map(str, self.damaged))}: run `mirror verify`, which sets it aside, and "
+                "then this again"
             )
 
 
-async def survey(store: BlobStore, inventory: Inventory) -> Survey:
-    """Raises StorageFailed."""
+async def survey_to_remove(store: BlobStore, inventory: Inventory) -> Survey:
+    """What arrived while the manifests were read, which may take long, is seen as well. Raises
+    Refused, StorageFailed.
+    """
+    before = await survey(store, inventory)
+    found = await survey(store, inventory, before.manifests)
+    found.check_whole()
+    return found
+
+
+async def survey(
+    store: BlobStore, inventory: Inventory, read: Mapping[Digest, Named] | None = None
+) -> Survey:
+    """Manifests that were `read` are not read again. Raises StorageFailed."""
     found = Survey()
     async for page in inventory.blobs():
         found.blobs |= page
     tagged = [each async for page in inventory.tags() for each in page]
     held = [each async for page in inventory.manifests() for each in page]
     roots = {each.digest for each in tagged} | {digest for _, digest in held}
-    await asyncio.to_thread(_read, found, store, roots)
+    await asyncio.to_thread(_read, found, store, roots, read or {})
     found.images = [
         Image(ImageName(each.repository, each.tag), each.digest)
         for each in tagged
@@ -70,7 +83,9 @@ async def survey(store: BlobStore, inventory: Inventory) -> Survey:
     return found
 
 
-def _read(found: Survey, store: BlobStore, roots: Iterable[Digest]) -> None:
+def _read(
+    found: Survey, store: BlobStore, roots: Iterable[Digest], read: Mapping[Digest, Named]
+) -> None:
     """Reads the manifests that are here, and those that they name in turn. Blocking."""
     unread = list(roots)
     while unread:
@@ -78,7 +93,7 @@ def _read(found: Survey, store: BlobStore, roots: Iterable[Digest]) -> None:
         if digest in found.manifests or digest not in found.blobs:
             continue
         try:
-            named = read_named(store, digest)
+            named = read.get(digest) or read_named(store, digest)
         except ManifestDamaged:
             found.damaged.add(digest)
             continue

@@ -39,12 +39,13 @@ class _Tally:
 
 async def verify(cache: Cache, bytes_per_second: int | None, *, refetches: bool) -> Lines:
     """An item for each blob that is wrong, and for each that was fetched again, or could not be.
+    What is right and the index has forgotten, it knows again: it counts, and may make room.
 
     Raises StorageFailed.
     """
     tally = _Tally(cache.usage.blobs, cache.usage.size_bytes)
     wrong: list[Digest] = []
-    async for blobs in _everything(cache):
+    async for blobs, is_known in _everything(cache):
         right: list[Digest] = []
         for digest, size_bytes in blobs.items():
             inspecting = asyncio.ensure_future(
@@ -58,6 +59,8 @@ async def verify(cache: Cache, bytes_per_second: int | None, *, refetches: bool)
             tally.checked_bytes += size_bytes
             if finding is Finding.RIGHT:
                 right.append(digest)
+                if not is_known:
+                    await cache.proxy.note_found(digest, size_bytes)
             elif finding is not Finding.GONE:
                 wrong += [digest] if finding in _WRONG else []
                 tally.wrong += finding in _WRONG
@@ -71,14 +74,14 @@ async def verify(cache: Cache, bytes_per_second: int | None, *, refetches: bool)
     yield result(**asdict(tally))
 
 
-async def _everything(cache: Cache) -> AsyncIterator[dict[Digest, int]]:
-    """With sizes in bytes: what the index knows, and files that it does not."""
+async def _everything(cache: Cache) -> AsyncIterator[tuple[dict[Digest, int], bool]]:
+    """With sizes in bytes: what the index knows, and then files that it does not."""
     async for page in cache.inventory.blobs():
-        yield {digest: known.size_bytes for digest, known in page.items()}
+        yield {digest: known.size_bytes for digest, known in page.items()}, True
     files = await asyncio.to_thread(_walk, cache)
     while (batch := await asyncio.to_thread(next, files, None)) is not None:
         known = await cache.inventory.known(batch)
-        yield {digest: size for digest, size in batch.items() if digest not in known}
+        yield {digest: size for digest, size in batch.items() if digest not in known}, False
 
 
 def _walk(cache: Cache) -> Iterator[dict[Digest, int]]:
