@@ -78,7 +78,7 @@ class PassThrough:
     async def _fetched(
         self, start: int, end: int | None
     ) -> AsyncGenerator[bytes | memoryview, None]:
-        """Goes on after a break where it was."""
+        """Goes on after a break where it was; wrong bytes are final."""
         end = self.size_bytes if end is None else end
         position, tries = start, Tries()
         while end is None or position < end:
@@ -93,6 +93,8 @@ class PassThrough:
                 if end is not None and position < end:
                     raise UpstreamBroken(self._client.name, ENDED_EARLY)
                 return
+            except WrongBytes:
+                raise
             except UpstreamFailing:
                 if not tries.note(progress=position > before):
                     raise
