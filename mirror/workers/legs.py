@@ -48,10 +48,11 @@ class Leg:
     def is_in_parts(self) -> bool:
         return self.answer.content_type.startswith("multipart/")
 
-    async def close(self) -> None:
+    def close(self) -> None:
+        """May be called twice."""
         self.answer.close()
         if self.blob is not None:
-            await asyncio.to_thread(self.blob.close)
+            self.blob.close()
 
 
 async def send_leg(

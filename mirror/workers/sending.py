@@ -73,7 +73,7 @@ class Sending:
         else:
             self._note_file()
         finally:
-            await asyncio.shield(self._leg.close())
+            self._leg.close()
         return response
 
     def _describe_length(self, response: web.StreamResponse) -> None:
@@ -112,7 +112,7 @@ class Sending:
 
     async def _go_on(self) -> None:
         """Raises OwnerFailed, and OwnerLost where it takes too long."""
-        await self._leg.close()
+        self._leg.close()
         while True:
             try:
                 self._leg = await self._next_leg(self._wanted(), by_file=self._is_by_file)
