@@ -106,6 +106,24 @@ async def test_what_has_no_end_is_given_up(
     assert registry.count("GET", "blob") == 1
 
 
+async def test_an_endpoint_that_brings_nothing_is_followed_by_the_next(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
+    path = add_layer(registry, DATA)
+    async with FakeRegistry() as other:
+        add_layer(other, DATA)
+        registry.fail(Cut(0), kind="blob", method="GET")
+        endpoints = {"endpoints": [registry.url, other.url]}
+        async with mirroring(tmp_path, {UPSTREAM: endpoints}) as house:
+            staging = house.storage / "staging"
+            await asyncio.to_thread(shutil.rmtree, staging)
+            staging.write_bytes(b"in the way")
+            answer = await house.get(path)
+    assert (answer.status, answer.ended, answer.body) == (200, "complete", DATA)
+    assert registry.count("GET", "blob") == 1
+
+
 @pytest.mark.parametrize("fault", [Stall(1000), WrongByte(5)], ids=repr)
 async def test_one_upstream_is_not_held_up_by_what_another_brings(
     registry: FakeRegistry, tmp_path: Path, fault: Fault
