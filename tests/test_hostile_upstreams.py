@@ -6,6 +6,7 @@ Redirects are in test_redirects.py, realms in test_realms.py, wrong bytes in tes
 import asyncio
 import gzip
 import json
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -121,6 +122,57 @@ async def test_a_blob_that_goes_on_without_a_byte_is_given_up(
         answer = await house.get(f"/v2/{UPSTREAM}/{APP}/blobs/{digest_of(b'x')}")
         assert answer.status in (200, 502, 504)
         assert answer.ended == "short" or answer.status != 200
+
+
+@asynccontextmanager
+async def chunks_that_are_none(body: bytes) -> AsyncIterator[str]:
+    """An upstream whose first answer has one chunk, half of the body, and then what is no chunk;
+    later ones have what is asked for.
+    """
+    answered: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        answered.append(request)
+        half = body[: len(body) // 2]
+        if len(answered) == 1:
+            writer.write(OK % TYPE + b"Transfer-Encoding: chunked\r\n\r\n")
+            await asyncio.sleep(0.05)  # so that both come together, and after the head
+            writer.write(b"%x\r\n%b\r\nno length\r\n" % (len(half), half))
+        else:
+            wanted = re.search(rb"Range: bytes=(\d+)-", request)
+            start = int(wanted[1]) if wanted else 0
+            told = b"bytes %d-%d/%d" % (start, len(body) - 1, len(body))
+            writer.write(b"HTTP/1.1 206 Partial Content\r\nContent-Range: %b\r\n" % told)
+            writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body) - start, body[start:]))
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_chunks_that_are_none_are_a_bad_gateway_at_once(tmp_path: Path) -> None:
+    async with (
+        chunks_that_are_none(b"{}") as url,
+        mirroring(tmp_path, {UPSTREAM: {"endpoints": [url]}}) as house,
+        asyncio.timeout(5),
+    ):
+        assert (await house.get(TAGS)).status == 502
+
+
+async def test_a_blob_in_chunks_that_are_none_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
+    data = some_bytes(200_000)
+    async with (
+        chunks_that_are_none(data) as url,
+        mirroring(tmp_path, {UPSTREAM: {"endpoints": [url]}}) as house,
+    ):
+        answer = await house.get(f"/v2/{UPSTREAM}/{APP}/blobs/{digest_of(data)}")
+        assert (answer.status, answer.ended, answer.body) == (200, "complete", data)
 
 
 @pytest.mark.parametrize("kind", ["manifest", "tags", "token"])

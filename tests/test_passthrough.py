@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mirror.downloads import tries
+from mirror.downloads import passthrough, tries
 from tests.fakes.faults import Cut, Fault, Gate, NoLength, OtherBody, Stall, WrongByte
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
@@ -91,6 +91,37 @@ async def test_nobody_gets_a_whole_wrong_blob(
     answer = await house.get(add_layer(registry, DATA))
     assert (answer.status, answer.ended) == (200, "short")
     assert len(answer.body) < len(DATA)
+
+
+async def test_what_has_no_end_is_given_up(
+    house: House, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(passthrough, "MAX_UNTOLD_BYTES", 300_000)
+    path = add_layer(registry, DATA)
+    registry.fail(NoLength(), kind="blob")
+    async with asyncio.timeout(10):
+        answer = await house.get(path)
+    assert (answer.status, answer.ended) == (200, "short")
+    assert registry.count("GET", "blob") == 1
+
+
+async def test_an_endpoint_that_brings_nothing_is_followed_by_the_next(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
+    path = add_layer(registry, DATA)
+    async with FakeRegistry() as other:
+        add_layer(other, DATA)
+        registry.fail(Cut(0), kind="blob", method="GET")
+        endpoints = {"endpoints": [registry.url, other.url]}
+        async with mirroring(tmp_path, {UPSTREAM: endpoints}) as house:
+            staging = house.storage / "staging"
+            await asyncio.to_thread(shutil.rmtree, staging)
+            staging.write_bytes(b"in the way")
+            answer = await house.get(path)
+    assert (answer.status, answer.ended, answer.body) == (200, "complete", DATA)
+    assert registry.count("GET", "blob") == 1
 
 
 @pytest.mark.parametrize("fault", [Stall(1000), WrongByte(5)], ids=repr)

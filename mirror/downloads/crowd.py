@@ -36,11 +36,12 @@ class Crowd:
             shares.ahead += 1
         self._arrivals[arrival.digest] = arrival
         self.tasks[arrival] = task
-        task.add_done_callback(lambda _: self.tasks.pop(arrival))
 
     def remove(self, arrival: Arrival) -> None:
-        """Its digest is free for another one."""
-        del self._arrivals[arrival.digest]
+        """Its digest is free for another one; the last that its task does, so that nobody gives up
+        what has ended.
+        """
+        del self._arrivals[arrival.digest], self.tasks[arrival]
         if not arrival.is_given_up:
             kind = "asked" if arrival.is_asked else "ahead"
             self.shares[arrival.source.upstream].give_back(kind)

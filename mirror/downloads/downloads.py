@@ -12,12 +12,7 @@ from mirror.downloads.arrival import Arrival
 from mirror.downloads.crowd import MAX_ARRIVALS, Crowd
 from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.transfer import Transfer
-from mirror.errors import (
-    MirrorError,
-    ShuttingDown,
-    StorageFailed,
-    WrongBytes,
-)
+from mirror.errors import MirrorError, ShuttingDown, StorageFailed, WrongBytes
 from mirror.manifest import BLOB_TYPE, Descriptor
 from mirror.metrics import Metrics
 from mirror.names import Digest, Repository
@@ -65,6 +60,7 @@ class Downloads:
         self.crowd = Crowd({name: each.blob_connections for name, each in clients.items()})
         self._distrusted: TTLCache[Digest, int] = TTLCache(MAX_ARRIVALS, DISTRUST_SECONDS)
         self.landed = 0
+        self._is_closing = False
 
     def find(self, digest: Digest) -> Arrival | None:
         return self.crowd.find(digest)
@@ -105,9 +101,10 @@ class Downloads:
     def begin_ahead(self, repository: Repository, digest: Digest, expected_bytes: int) -> None:
         """A blob that nobody has asked for yet, unless it is on its way. Its failure is nobody's.
 
-        Not when `shares` has no room for it, nor when the disk fails.
+        Not when `shares` has no room for it, nor when the disk fails, nor at the end.
         """
-        may_begin = self.crowd.shares[repository.upstream].may_begin_ahead()
+        has_room = self.crowd.shares[repository.upstream].may_begin_ahead()
+        may_begin = has_room and not self._is_closing
         is_coming = self.crowd.find(digest) is not None
         if may_begin and not is_coming and self._store.folder.is_writable:
             self._start(repository, digest, expected_bytes, is_asked=False)
@@ -126,6 +123,8 @@ class Downloads:
         """Lets be stored what is whole. Nobody is left who follows the others: they are cancelled,
         and go on from staging when they are asked for again.
         """
+        self._is_closing = True
+        await asyncio.sleep(0)  # a task that has not begun yet could not tidy up
         tasks = self.crowd.tasks
         whole = [task for arrival, task in tasks.items() if arrival.verified]
         for arrival, task in tasks.items():
@@ -140,6 +139,9 @@ class Downloads:
             await asyncio.to_thread(threads.shutdown)
 
     def _begin(self, repository: Repository, digest: Digest, expected_bytes: int | None) -> Arrival:
+        """Raises ShuttingDown, TooBusy."""
+        if self._is_closing:
+            raise _shutting_down()
         self.crowd.check_place(repository.upstream)
         arrival = self._start(repository, digest, expected_bytes, is_asked=True)
         self.crowd.make_place(repository.upstream)
@@ -184,7 +186,7 @@ class Downloads:
             error = MirrorError("this mirror failed while it downloaded; its log says more")
             _log.exception("download failed", digest=str(arrival.digest))
         finally:
-            await self._end(arrival, error or ShuttingDown("this mirror is shutting down"))
+            await self._end(arrival, error or _shutting_down())
 
     async def _end(self, arrival: Arrival, error: MirrorError) -> None:
         """Staging is closed before the name is free: the next arrival of this digest goes on there,
@@ -193,15 +195,15 @@ class Downloads:
         is_of_use = not arrival.is_stored and not isinstance(error, WrongBytes | StorageFailed)
         leave = arrival.staged.close if is_of_use else arrival.staged.discard
         try:
-            await asyncio.shield(asyncio.wrap_future(self._threads.submit(leave)))
+            await in_thread(self._threads, leave)
         except OSError as failed:
             _log.error("staging is not left", digest=str(arrival.digest), error=str(failed))
         finally:
+            self._metrics.downloads_active.dec()
             self.crowd.remove(arrival)
             if not arrival.verified:
                 arrival.fail(error)
             arrival.end()
-            self._metrics.downloads_active.dec()
 
     async def _check_room(self, arrival: Arrival) -> None:
         """For all that is on its way together; what nobody has asked for gives way. Raises
@@ -239,3 +241,7 @@ class Downloads:
         descriptor = Descriptor(arrival.digest, BLOB_TYPE, size_bytes)
         arrival.is_stored = True
         await self._stored(arrival.source, descriptor)
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("this mirror is shutting down")

@@ -78,13 +78,13 @@ class PassThrough:
     async def _fetched(
         self, start: int, end: int | None
     ) -> AsyncGenerator[bytes | memoryview, None]:
-        """Goes on after a break where it was."""
+        """Goes on after a break where it was; wrong bytes are final."""
         end = self.size_bytes if end is None else end
         position, tries = start, Tries()
         while end is None or position < end:
             before = position
             try:
-                async with aclosing(self._fetched_once(position, end)) as chunks:
+                async with aclosing(self._fetched_once(position, end, tries.idle)) as chunks:
                     async for chunk in chunks:
                         position += len(chunk)
                         if position > MAX_UNTOLD_BYTES and self.size_bytes is None:
@@ -93,17 +93,22 @@ class PassThrough:
                 if end is not None and position < end:
                     raise UpstreamBroken(self._client.name, ENDED_EARLY)
                 return
+            except WrongBytes:
+                raise
             except UpstreamFailing:
                 if not tries.note(progress=position > before):
                     raise
                 await tries.pause()
 
     async def _fetched_once(
-        self, start: int, end: int | None
+        self, start: int, end: int | None, attempt: int
     ) -> AsyncGenerator[bytes | memoryview, None]:
-        """What one answer brings of [start, end), skipping what comes before."""
+        """What one answer brings of [start, end), skipping what comes before. After `attempt` tries
+        that brought nothing another endpoint is asked first.
+        """
         name = self._repository.name
-        async with self._client.get_blob(name, self._digest, start, end) as answer:
+        asking = self._client.get_blob(name, self._digest, start, end, attempt=attempt)
+        async with asking as answer:
             answer.check_begins_at(start)
             is_known = self.size_bytes is not None and answer.size_bytes is not None
             if is_known and answer.size_bytes != self.size_bytes:

@@ -1,6 +1,6 @@
 """The work behind one arrival: fetching what is missing, hashing what is there.
 
-Four kinds of task, all owned by `Transfer.run`:
+Four kinds of work; `Transfer.run` does the last one itself, and owns the tasks of the others:
 
 - *fill* (fill.py) reads from the first byte that nobody has or fetches;
 - *pieces* (pieces.py) fetch a bounded Range each, where a reader waits far ahead of fill;
@@ -56,10 +56,12 @@ class Transfer:
         """Until the blob is verified; it lies in staging. Raises MirrorError, OSError."""
         self._resume(await in_thread(self._threads, self._arrival.staged.open))
         try:
-            async with self._tasks as tasks:
+            async with self._tasks:
                 self._spawn(self._fill.run())
                 self._spawn(self._further.run())
-                tasks.create_task(self._until_failure(self._hash()))
+                # Here, so that who cancels this ends all at once: the group's tasks hear of it
+                # later, and a reader may ask for a piece in between.
+                await self._until_failure(self._hash())
         except BaseExceptionGroup as failed:
             raise _first(failed) from None
 

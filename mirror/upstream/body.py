@@ -123,11 +123,20 @@ async def _next_chunk(response: aiohttp.ClientResponse, idle_timeout_seconds: fl
     """b"" at the end. What goes on without a byte of the body is idle, too: a chunk's extension."""
     try:
         async with asyncio.timeout(idle_timeout_seconds):
-            return await response.content.readany()
+            return await next_piece(response.content)
     except (aiohttp.ClientError, OSError):
         if early := _taken_from(response.content):
             return early
         raise
+
+
+async def next_piece(content: aiohttp.StreamReader) -> bytes:
+    """What has come of a body, waited for; b"" at its end. Raises aiohttp.ClientError, OSError."""
+    try:
+        return await content.readany()
+    except RuntimeError as error:
+        # So aiohttp says that it closed the connection over what is no HTTP: a chunk, say.
+        raise aiohttp.ClientPayloadError("the body goes on with what is no HTTP") from error
 
 
 def _taken_from(content: aiohttp.StreamReader) -> bytes:

@@ -26,6 +26,7 @@ from mirror.upstream.addresses import (
     Reach,
     literal_reach,
 )
+from mirror.upstream.body import next_piece
 from mirror.upstream.circuits import Failure, Trial
 from mirror.upstream.definition import Upstream
 from mirror.weburls import parse_url
@@ -123,7 +124,7 @@ class Transport:
             if encoding != "identity":
                 raise UpstreamBroken(name, f"sent a {kind} encoded as {shown(encoding)}")
             async with asyncio.timeout(CONTROL_BODY_SECONDS):
-                async for chunk in response.content.iter_any():
+                while chunk := await next_piece(response.content):
                     self._metrics.upstream_received(name, kind, len(chunk))
                     body += chunk
                     if len(body) > limit_bytes:
@@ -281,9 +282,39 @@ def _answer_within(seconds: float) -> type[aiohttp.ClientResponse]:
     class Answer(aiohttp.ClientResponse):
         async def start(self, connection: Connection) -> aiohttp.ClientResponse:
             async with asyncio.timeout(seconds):
-                return await super().start(connection)
+                await super().start(connection)
+            _end_with_connection(self.content, connection)
+            return self
 
     return Answer
+
+
+def _end_with_connection(body: aiohttp.StreamReader, connection: Connection) -> None:
+    """Lets whoever waits for a body hear that its connection was closed. aiohttp tells nobody where
+    it does that itself, since what goes on is no HTTP: a chunk that is none, say.
+    """
+    protocol = connection.protocol
+    closed = protocol.closed if protocol is not None else None
+    if closed is None or body.is_eof():
+        return
+
+    def end(_closed: asyncio.Future[None]) -> None:
+        if body.exception() is None and not body.is_eof():
+            body.set_exception(aiohttp.ClientPayloadError("the body goes on with what is no HTTP"))
+
+    def forget() -> None:
+        closed.remove_done_callback(end)
+
+    closed.remove_done_callback(_hear)  # an earlier answer's
+    closed.add_done_callback(_hear)
+    closed.add_done_callback(end)
+    body.on_eof(forget)
+
+
+def _hear(closed: "asyncio.Future[None]") -> None:
+    """Whoever was to be told how a connection ended has been."""
+    if not closed.cancelled():
+        closed.exception()
 
 
 def _reason(error: Exception) -> str:

@@ -48,4 +48,8 @@ async def answer(request: web.BaseRequest, facts: Facts, handler: Handler) -> we
     except Exception:
         _log.exception("request failed", path=request.path[:1000])
         facts.error = "internal error"
+        if facts.status is not None and request.transport is not None:
+            # Headers are out: another answer would be taken for the body's rest.
+            facts.cut_short = True
+            request.transport.close()
         return error_reply(MirrorError(FAILED), facts.address)

@@ -5,13 +5,12 @@ import time
 import structlog
 
 from mirror.web.counts import Counts
-from mirror.web.repeats import Log, Repeat
+from mirror.web.repeats import Given, Log
 from mirror.web.request import Facts
 
 CLIENT_CLOSED_REQUEST = 499
-
-
-# Repeats that may wait for their counts, bodies and all.
+# Answers given again that may wait for their counts; without their bodies, which may have been
+# forgotten since.
 MAX_UNCOUNTED = 1000
 
 
@@ -19,7 +18,7 @@ class Journal:
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self._log = structlog.get_logger().bind()
-        self._uncounted: set[Repeat] = set()
+        self._uncounted: set[Given] = set()
         counts.before_reading(self._count_repeats)
 
     def record(self, facts: Facts, method: str, client: str) -> None:
@@ -43,24 +42,24 @@ class Journal:
         log: Log = self._log.bind(**_fields(facts, method))
         return log
 
-    def record_repeat(self, repeat: Repeat, client: str, seconds: float) -> None:
-        """One that was answered from memory: what is counted for it waits until somebody reads."""
-        repeat.times += 1
-        self._uncounted.add(repeat)
+    def record_repeat(self, given: Given, client: str, seconds: float) -> None:
+        """One more time, from memory: what is counted for it waits until somebody reads."""
+        given.times += 1
+        self._uncounted.add(given)
         if len(self._uncounted) >= MAX_UNCOUNTED:
             self._count_repeats()
-        repeat.log.info(
-            "request", bytes=repeat.given.sent_bytes, seconds=round(seconds, 4), client=client
+        given.log.info(
+            "request", bytes=given.facts.sent_bytes, seconds=round(seconds, 4), client=client
         )
 
     def _count_repeats(self) -> None:
         while self._uncounted:
-            repeat = self._uncounted.pop()
-            times, repeat.times = repeat.times, 0
-            facts = repeat.given
+            given = self._uncounted.pop()
+            times, given.times = given.times, 0
+            facts = given.facts
             # Nothing is waited for, so that all of them fall into the first bucket.
             self._counts.first_byte_sent(facts.upstream, facts.address.kind.value, 0.0, times)
-            self._count(facts, repeat.method, times)
+            self._count(facts, given.method, times)
 
     def _count(self, facts: Facts, method: str, times: int) -> None:
         address, upstream = facts.address, facts.upstream

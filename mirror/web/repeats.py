@@ -30,25 +30,31 @@ Log = structlog.typing.FilteringBoundLogger
 
 
 @dataclass(slots=True, eq=False)
-class Repeat:
-    """An answer as it was given, but for its date: with its body, or where that lies in a file.
-
-    `log` has what its log lines share; so many `times` it was given again and is not counted yet.
+class Given:
+    """What is told of an answer: its facts, and what its log lines share in `log`. So many `times`
+    it was given again and is not counted yet.
     """
 
     method: str
-    given: Facts
+    facts: Facts
+    log: Log
+    times: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Repeat:
+    """An answer as it was given, but for its date: with its body, or where that lies in a file."""
+
+    given: Given
     head: bytes
     body: bytes
     until: float
     held_bytes: int
-    log: Log
-    times: int = 0
 
     def facts(self) -> Facts:
         """Of one more time; what was sent is for the sender to say."""
-        given = self.given
-        return Facts(address=given.address, cache=given.cache, status=given.status)
+        facts = self.given.facts
+        return Facts(address=facts.address, cache=facts.cache, status=facts.status)
 
     def written(self) -> bytes:
         """But for what is in a file."""
@@ -83,9 +89,12 @@ class Repeats:
         head = _head_of(response, len(body) if facts.file is None else facts.file.count)
         sent = b"" if parsed.method == hdrs.METH_HEAD else body
         held_bytes = len(request) + len(head) + len(sent) + _OVERHEAD_BYTES
-        given = replace(facts, deadline=None, sent_bytes=len(sent))
-        log = self._log_for(facts, parsed.method)
-        self._known[request] = Repeat(parsed.method, given, head, sent, until, held_bytes, log)
+        given = Given(
+            parsed.method,
+            replace(facts, deadline=None, sent_bytes=len(sent)),
+            self._log_for(facts, parsed.method),
+        )
+        self._known[request] = Repeat(given, head, sent, until, held_bytes)
 
     def clear(self) -> None:
         self._known.clear()

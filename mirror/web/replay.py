@@ -52,10 +52,10 @@ class Replay:
         repeat = self.repeats.find(head, started_at)
         if repeat is None:
             return False
-        if repeat.given.file is not None:
-            return self._send_file(repeat, repeat.given.file, transport, client)
+        if (part := repeat.given.facts.file) is not None:
+            return self._send_file(repeat, part, transport, client)
         transport.write(repeat.written())
-        self._journal.record_repeat(repeat, client, time.monotonic() - started_at)
+        self._journal.record_repeat(repeat.given, client, time.monotonic() - started_at)
         return True
 
     def _send_file(
@@ -82,7 +82,7 @@ class Replay:
         answer.blob.close()
         if answer.part.is_whole and not answer.facts.cut_short:
             self._note_given(answer.part.digest, client)
-        self._journal.record(answer.facts, repeat.method, client)
+        self._journal.record(answer.facts, repeat.given.method, client)
 
 
 class _FileAnswer:
@@ -119,6 +119,8 @@ class _FileAnswer:
             raise
 
     async def _send_more(self) -> None:
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client has hung up")  # asyncio says RuntimeError
         start, count = self.part.start + self.facts.sent_bytes, self.part.count
         rest = count - self.facts.sent_bytes
         loop = asyncio.get_running_loop()

@@ -46,6 +46,7 @@ async def tell_blob(
     response = web.StreamResponse(status=status, headers={**headers, TOLD: tell(facts, file)})
     response.enable_chunked_encoding()
     facts.answers()
+    facts.status = status
     await response.prepare(request)
     try:
         while end is None or start < end:

@@ -30,12 +30,16 @@ class Files:
         return self._handles.take(digest)
 
     async def open(self, told: ToldFile) -> StoredBlob | None:
-        """The caller closes it. None: it is not, or no longer, where it was said to be.
+        """The caller closes it. None: it is not, or no longer, where it was said to be, or did not
+        give what it should just now; then the owner, who reads it in our place, finds that out.
 
-        Raises OSError, ValueError.
+        Raises OSError.
         """
         digest = Digest.parse(told.digest)
         if told.is_stored:
+            if self._handles.is_doubted(digest):
+                self._handles.drop(digest)
+                return None
             stored = self._handles.take(digest)
             if stored is not None and stored.inode == told.inode:
                 return stored

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from socket import socket
 
-import structlog
 from aiohttp import web
 
 from mirror.config import Settings
@@ -13,14 +12,11 @@ from mirror.store.paths import Paths
 from mirror.web.replies import SOFTWARE
 from mirror.web.server import Server
 from mirror.web.status import Page
-from mirror.web.tally import Tally, add
+from mirror.web.tally import Tally
 from mirror.workers.files import Files
-from mirror.workers.owner import Owner, OwnerLost
+from mirror.workers.owner import Owner
 from mirror.workers.relay import Relay
-
-TELL_SECONDS = 0.1
-
-_log = structlog.get_logger()
+from mirror.workers.teller import TELL_EVERY_SECONDS, Teller
 
 
 @asynccontextmanager
@@ -36,7 +32,7 @@ async def fronting(
         files = Files(Paths(settings.storage.path))
         house.push_async_callback(files.aclose)
         files.watch()
-        teller = _Teller(owner, tally)
+        teller = Teller(owner, tally)
         house.push_async_callback(teller.aclose)
         relay = Relay(owner, files, tally, memory_bytes // 2)
         server = Server(relay, _Pages(relay, teller), tally, memory_bytes // 2)
@@ -46,46 +42,10 @@ async def fronting(
         yield
 
 
-class _Teller:
-    """Tells the owner from time to time what was counted."""
-
-    def __init__(self, owner: Owner, tally: Tally) -> None:
-        self._owner = owner
-        self._tally = tally
-        self._task: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
-
-    def open(self) -> None:
-        self._task = asyncio.create_task(self._run())  # noqa: TID251 - see aclose
-
-    async def aclose(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self.tell()
-
-    async def tell(self) -> None:
-        """Now; later, where the owner does not hear it."""
-        async with self._turn:
-            told = self._tally.take()
-            if told is None:
-                return
-            try:
-                await self._owner.tell_counts(told)
-            except OwnerLost as lost:
-                _log.debug("counts wait for the owner", reason=str(lost))
-                add(told, self._tally, self._tally.given)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(TELL_SECONDS)
-            await self.tell()
-
-
 class _Pages:
     """The mirror is alive where its front is; anything else the owner knows."""
 
-    def __init__(self, relay: Relay, teller: _Teller) -> None:
+    def __init__(self, relay: Relay, teller: Teller) -> None:
         self._relay = relay
         self._teller = teller
         self.is_draining = False
@@ -106,5 +66,5 @@ class _Pages:
     async def _metrics(self, request: web.BaseRequest) -> web.StreamResponse:
         """The sum, once the other fronts have told what they counted before this was asked."""
         await self._teller.tell()
-        await asyncio.sleep(2 * TELL_SECONDS)
+        await asyncio.sleep(2 * TELL_EVERY_SECONDS)
         return await self._relay.page(request)

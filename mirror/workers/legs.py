@@ -49,6 +49,7 @@ class Leg:
         return self.answer.content_type.startswith("multipart/")
 
     def close(self) -> None:
+        """May be called twice."""
         self.answer.close()
         if self.blob is not None:
             self.blob.close()

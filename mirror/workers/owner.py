@@ -12,8 +12,10 @@ from yarl import URL
 from mirror.errors import NameInvalid, UpstreamUnreachable
 from mirror.web.told import COUNTS, TOLD, pid_in
 
+# Between two attempts to reach it.
 RETRY_SECONDS = 0.1
-TELL_SECONDS = 5.0
+# For what was counted, to be heard.
+TELL_WITHIN_SECONDS = 5.0
 READ_BYTES = 256 * 1024
 _HOST = "http://owner"
 
@@ -84,7 +86,7 @@ class Owner:
         data, headers = json.dumps(told), {COUNTS: "1"}
         try:
             async with (
-                asyncio.timeout(TELL_SECONDS),
+                asyncio.timeout(TELL_WITHIN_SECONDS),
                 self._session.post(_HOST, data=data, headers=headers) as answer,
             ):
                 answer.raise_for_status()
