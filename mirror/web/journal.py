@@ -44,7 +44,7 @@ class Journal:
         return log
 
     def record_repeat(self, repeat: Repeat, client: str, seconds: float) -> None:
-        """One that was answered from memory: what is counted for it waits until somebody reads."""
+        """One that was given in full: what is counted for it waits until somebody reads."""
         repeat.times += 1
         self._uncounted.add(repeat)
         if len(self._uncounted) >= MAX_UNCOUNTED:
@@ -52,6 +52,11 @@ class Journal:
         repeat.log.info(
             "request", bytes=repeat.given.sent_bytes, seconds=round(seconds, 4), client=client
         )
+
+    def record_cut_repeat(self, facts: Facts, method: str, client: str) -> None:
+        """One whose body did not come to its end."""
+        self._counts.first_byte_sent(facts.upstream, facts.address.kind.value, 0.0)
+        self.record(facts, method, client)
 
     def _count_repeats(self) -> None:
         while self._uncounted:

@@ -45,10 +45,11 @@ class Repeat:
     log: Log
     times: int = 0
 
-    def facts(self) -> Facts:
-        """Of one more time; what was sent is for the sender to say."""
-        given = self.given
-        return Facts(address=given.address, cache=given.cache, status=given.status)
+    def cut_short(self, started_at: float, sent_bytes: int, error: str) -> Facts:
+        """Of one more time, of which so much of the body was sent."""
+        return replace(
+            self.given, started_at=started_at, sent_bytes=sent_bytes, cut_short=True, error=error
+        )
 
     def written(self) -> bytes:
         """But for what is in a file."""
@@ -83,7 +84,8 @@ class Repeats:
         head = _head_of(response, len(body) if facts.file is None else facts.file.count)
         sent = b"" if parsed.method == hdrs.METH_HEAD else body
         held_bytes = len(request) + len(head) + len(sent) + _OVERHEAD_BYTES
-        given = replace(facts, deadline=None, sent_bytes=len(sent))
+        sent_bytes = len(sent) if facts.file is None else facts.file.count
+        given = replace(facts, deadline=None, sent_bytes=sent_bytes)
         log = self._log_for(facts, parsed.method)
         self._known[request] = Repeat(parsed.method, given, head, sent, until, held_bytes, log)
 
