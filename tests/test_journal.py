@@ -58,13 +58,11 @@ async def test_a_client_that_went_before_the_rest_was_sent_was_given_nothing_who
     path.write_bytes(b"a blob")
     handle = Handle(path.open("rb", buffering=0), 6)
     noted: list[Digest] = []
-    metrics = Metrics()
-    journal = Journal(metrics)
+    journal = Journal(Metrics())
     repeats = Repeats(10_000, lambda _facts, _method: structlog.get_logger())
     replay = Replay(
         repeats,
         journal,
-        metrics,
         lambda _digest: handle.take(),
         lambda digest, _client: noted.append(digest),
         set(),

@@ -226,7 +226,7 @@ async def test_requests_that_come_together_have_all_their_answers(house: House, 
 async def test_a_request_that_comes_early_is_read_and_the_next_one_is_not(
     registry: FakeRegistry, house: House, read: Read
 ) -> None:
-    """Clients ask again as soon as they have the last byte, before we are done with their answer."""
+    """Clients ask again once they have the last byte, before we are done with their answer."""
     await ask_often(house, request_for(TAG))
     gate = Gate(1000)
     slow = add_layer(registry, some_bytes(5000))

@@ -28,7 +28,8 @@ class Suspicions:
 
     def note_given(self, digest: Digest, client: str) -> None:
         """The whole blob has gone to this client."""
-        is_suspect = (digest, client) in self._given and digest not in self._checked
-        if is_suspect and self._check_soon(digest):
+        if digest in self._checked:
+            return
+        if (digest, client) in self._given and self._check_soon(digest):
             self._checked[digest] = True
         self._given[digest, client] = True

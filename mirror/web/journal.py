@@ -43,7 +43,7 @@ class Journal:
         return log
 
     def record_repeat(self, given: Given, client: str, seconds: float) -> None:
-        """One more time, from memory: what is counted for it waits until somebody reads."""
+        """One more time, in full: what is counted for it waits until somebody reads."""
         given.times += 1
         self._uncounted.add(given)
         if len(self._uncounted) >= MAX_UNCOUNTED:
@@ -51,6 +51,11 @@ class Journal:
         given.log.info(
             "request", bytes=given.facts.sent_bytes, seconds=round(seconds, 4), client=client
         )
+
+    def record_cut_repeat(self, facts: Facts, method: str, client: str) -> None:
+        """One whose body did not come to its end."""
+        self._counts.first_byte_sent(facts.upstream, facts.address.kind.value, 0.0)
+        self.record(facts, method, client)
 
     def _count_repeats(self) -> None:
         while self._uncounted:

@@ -51,10 +51,15 @@ class Repeat:
     until: float
     held_bytes: int
 
-    def facts(self) -> Facts:
-        """Of one more time; what was sent is for the sender to say."""
-        facts = self.given.facts
-        return Facts(address=facts.address, cache=facts.cache, status=facts.status)
+    def cut_short(self, started_at: float, sent_bytes: int, error: str) -> Facts:
+        """Of one more time, of which so much of the body was sent."""
+        return replace(
+            self.given.facts,
+            started_at=started_at,
+            sent_bytes=sent_bytes,
+            cut_short=True,
+            error=error,
+        )
 
     def written(self) -> bytes:
         """But for what is in a file."""
@@ -89,9 +94,10 @@ class Repeats:
         head = _head_of(response, len(body) if facts.file is None else facts.file.count)
         sent = b"" if parsed.method == hdrs.METH_HEAD else body
         held_bytes = len(request) + len(head) + len(sent) + _OVERHEAD_BYTES
+        sent_bytes = len(sent) if facts.file is None else facts.file.count
         given = Given(
             parsed.method,
-            replace(facts, deadline=None, sent_bytes=len(sent)),
+            replace(facts, deadline=None, sent_bytes=sent_bytes),
             self._log_for(facts, parsed.method),
         )
         self._known[request] = Repeat(given, head, sent, until, held_bytes)

@@ -5,16 +5,18 @@ it.
 import asyncio
 import errno
 import os
+import socket
+import sys
 import time
+from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from contextlib import suppress
 
 from mirror.names import Digest
 from mirror.store.handles import StoredBlob
-from mirror.web.counts import Counts
 from mirror.web.journal import Journal
 from mirror.web.repeats import Repeat, Repeats
-from mirror.web.request import Facts, FilePart
+from mirror.web.request import FilePart
 
 # For a client that takes what it is sent, however slowly.
 SEND_SECONDS = 1800
@@ -32,14 +34,12 @@ class Replay:
         self,
         repeats: Repeats,
         journal: Journal,
-        counts: Counts,
         find_open: FindOpen,
         note_given: NoteGiven,
         running: set[asyncio.Task[object]],
     ) -> None:
         self.repeats = repeats
         self._journal = journal
-        self._counts = counts
         self._find_open = find_open
         self._note_given = note_given
         self._running = running
@@ -64,12 +64,9 @@ class Replay:
         blob = self._find_open(part.digest)
         if blob is None:
             return False
-        facts = repeat.facts()
-        facts.first_byte(self._counts)
-        transport.write(repeat.written())
-        answer = _FileAnswer(blob, part, facts, transport)
-        answer.send_at_once()
-        if facts.sent_bytes == part.count:
+        answer = _FileAnswer(blob, part, transport)
+        answer.send_at_once(repeat.written())
+        if answer.sent_bytes == part.count:
             self._end(answer, repeat, client)
             return True
         task = asyncio.create_task(answer.send_rest())  # noqa: TID251 - the server waits for it
@@ -80,65 +77,83 @@ class Replay:
 
     def _end(self, answer: "_FileAnswer", repeat: Repeat, client: str) -> None:
         answer.blob.close()
-        if answer.part.is_whole and not answer.facts.cut_short:
+        if answer.sent_bytes < answer.part.count:
+            facts = repeat.cut_short(answer.started_at, answer.sent_bytes, answer.error)
+            self._journal.record_cut_repeat(facts, repeat.given.method, client)
+            return
+        if answer.part.is_whole:
             self._note_given(answer.part.digest, client)
-        self._journal.record(answer.facts, repeat.given.method, client)
+        seconds = time.monotonic() - answer.started_at
+        self._journal.record_repeat(repeat.given, client, seconds)
 
 
 class _FileAnswer:
-    """One body on its way from a file; `facts.sent_bytes` tells how far it is."""
+    """One answer with its body on its way from a file; `sent_bytes` of the body are gone, `error`
+    says why the rest is not, once it has ended.
+    """
 
-    def __init__(
-        self, blob: StoredBlob, part: FilePart, facts: Facts, transport: asyncio.Transport
-    ) -> None:
+    def __init__(self, blob: StoredBlob, part: FilePart, transport: asyncio.Transport) -> None:
         self.blob = blob
         self.part = part
-        self.facts = facts
+        self.sent_bytes = 0
+        self.error = "the client has hung up, or this mirror is shutting down"
+        self.started_at = time.monotonic()
         self._transport = transport
 
-    def send_at_once(self) -> None:
-        """What the connection has room for now, where nothing else waits in it."""
+    def send_at_once(self, head: bytes) -> None:
+        """The head, and what of the body the connection has room for now, in one go."""
         if self._transport.get_write_buffer_size():
+            self._transport.write(head)
             return
-        out = self._transport.get_extra_info("socket").fileno()
-        file, part = self.blob.file.fileno(), self.part
-        with suppress(OSError):  # no room, or what `send_rest` will meet as well
-            self.facts.sent_bytes = os.sendfile(out, file, part.start, part.count)
+        out = self._transport.get_extra_info("socket")
+        _cork(out, 1)
+        self._transport.write(head)
+        if not self._transport.get_write_buffer_size():
+            with suppress(OSError):  # no room, or what `send_rest` will meet as well
+                self.sent_bytes = os.sendfile(
+                    out.fileno(), self.blob.file.fileno(), self.part.start, self.part.count
+                )
+        _cork(out, 0)
 
     async def send_rest(self) -> None:
         """Ends the connection where it cannot be sent."""
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                while self.facts.sent_bytes < self.part.count:
+                while self.sent_bytes < self.part.count:
                     await self._send_more()
         except (OSError, asyncio.SendfileNotAvailableError) as error:
             await self._doubt_if_unreadable()
             self._cut_short(repr(error))
         except asyncio.CancelledError:
-            self._cut_short("this mirror is shutting down")
+            self._transport.close()
             raise
 
     async def _send_more(self) -> None:
         if self._transport.is_closing():
             raise ConnectionResetError("the client has hung up")  # asyncio says RuntimeError
-        start, count = self.part.start + self.facts.sent_bytes, self.part.count
-        rest = count - self.facts.sent_bytes
+        start, count = self.part.start + self.sent_bytes, self.part.count
+        rest = count - self.sent_bytes
         loop = asyncio.get_running_loop()
         sent = await loop.sendfile(self._transport, self.blob.file, start, rest, fallback=False)
         if not sent:
             self.blob.doubt()
             raise OSError(errno.EIO, "a blob's file is shorter than it was")
-        self.facts.sent_bytes += sent
+        self.sent_bytes += sent
 
     async def _doubt_if_unreadable(self) -> None:
         """asyncio does not tell a client that has gone from a disk that fails."""
-        file, position = self.blob.file.fileno(), self.part.start + self.facts.sent_bytes
+        file, position = self.blob.file.fileno(), self.part.start + self.sent_bytes
         try:
             await asyncio.to_thread(os.pread, file, 1, position)
         except OSError:
             self.blob.doubt()
 
     def _cut_short(self, error: str) -> None:
-        self.facts.cut_short = True
-        self.facts.error = error
+        self.error = error
         self._transport.close()
+
+
+def _cork(out: TransportSocket, on: int) -> None:
+    """Holds back what does not fill a packet yet, or lets it go."""
+    if sys.platform == "linux":
+        out.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)

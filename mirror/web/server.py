@@ -55,7 +55,6 @@ class Server:
         self._replay = Replay(
             repeats,
             self._journal,
-            counts,
             registry.find_open,
             registry.note_given,
             self._running,
