@@ -202,12 +202,13 @@ def _add_pins(connection: Connection) -> None:
 def _new_tables() -> Sequence[str]:
     """The statements that make all tables; putting them together takes longer than their work."""
     dialect = sqlite.dialect()
-    makers = [CreateTable(table, if_not_exists=True) for table in tables.sorted_tables]
-    indexes = [index for table in tables.sorted_tables for index in table.indexes]
-    by_name = sorted(indexes, key=lambda index: str(index.name))
+    in_order = tables.sorted_tables
+    of_tables = [CreateTable(table, if_not_exists=True) for table in in_order]
+    indexes = [index for table in in_order for index in table.indexes]
+    of_indexes = [CreateIndex(index, if_not_exists=True) for index in indexes]
     return [
-        str(maker.compile(dialect=dialect))
-        for maker in (*makers, *(CreateIndex(index, if_not_exists=True) for index in by_name))
+        *(str(each.compile(dialect=dialect)) for each in of_tables),
+        *(str(each.compile(dialect=dialect)) for each in of_indexes),
     ]
 
 
