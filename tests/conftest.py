@@ -12,8 +12,10 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mirror.downloads import further
+from mirror.proxy import patience
 from mirror.store import database
 from mirror.store.index import Index
+from tests.fakes.deadline import DEADLINE_SECONDS, SOON_SECONDS
 from tests.fakes.registry import FakeRegistry
 
 
@@ -44,7 +46,19 @@ def compiled_once() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fakes are near, however slowly a busy machine lets them answer."""
-    monkeypatch.setattr(further, "FAR_SECONDS", 30.0)
+    monkeypatch.setattr(further, "FAR_SECONDS", DEADLINE_SECONDS)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for seconds does not make an upstream silent."""
+    monkeypatch.setattr(patience, "STAND_IN_SECONDS", SOON_SECONDS)
+
+
+@pytest.fixture
+def hurried(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an upstream is silent on purpose, and something remembered stands in."""
+    monkeypatch.setattr(patience, "STAND_IN_SECONDS", 0.5)
 
 
 @pytest.fixture

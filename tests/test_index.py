@@ -15,6 +15,7 @@ from mirror.store import index as index_module
 from mirror.store.index import Index, RememberedListing, RememberedTag
 from mirror.store.links import Link
 from mirror.store.schema import IndexTooNew
+from tests.fakes.deadline import DEADLINE_SECONDS
 
 HERE, THERE = Repository("docker.io", "org/app"), Repository("quay.io", "org/app")
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two", "sha512")
@@ -54,7 +55,7 @@ async def test_a_current_index_opens_without_a_write(index_file: Path) -> None:
     await (await Index.open(index_file)).aclose()
     with sqlite3.connect(index_file) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             second = await Index.open(index_file)
         await second.ping()
         await second.aclose()

@@ -10,6 +10,7 @@ from mirror import singleflight
 from mirror.names import Repository, Tag
 from mirror.store.index import Index, RememberedTag
 from tests.fakes.client import RawResponse
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Gate, GenericType, NoDigestHeader, Stall, Status
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
@@ -18,7 +19,6 @@ from tests.support.replies import error_of, is_stale, manifests_asked
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"
-DEADLINE_SECONDS = 10
 
 
 def by_digest(image: Image) -> str:
@@ -233,6 +233,7 @@ async def test_a_tag_that_vanished_is_gone_and_can_come_back(
         await mirror.get_until(LATEST, lambda answer: answer.body == image.manifest)
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_late_404_counts_for_the_next_client(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
