@@ -348,6 +348,7 @@ async def test_another_upstream_gains_nothing_by_failing(
     assert b"private" not in answer.body
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_what_came_from_this_upstream_does_not_wait_long_for_its_word(
     cached: House, registry: FakeRegistry, image: Image
 ) -> None:
