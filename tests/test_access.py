@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.web.registry import ANSWER_SECONDS
 from tests.fakes.client import RawResponse
+from tests.fakes.deadline import SOON_SECONDS
 from tests.fakes.delivery import BEFORE_HEADERS
 from tests.fakes.faults import Gate, IgnoreRange, Stall, Status
 from tests.fakes.images import OCI_INDEX, OCI_MANIFEST, Image, describe, digest_of
@@ -348,12 +348,13 @@ async def test_another_upstream_gains_nothing_by_failing(
     assert b"private" not in answer.body
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_what_came_from_this_upstream_does_not_wait_long_for_its_word(
     cached: House, registry: FakeRegistry, image: Image
 ) -> None:
     await cached.get(f"{ALSO}/manifests/latest")
     registry.fail(Stall(BEFORE_HEADERS), kind="blob")
-    async with asyncio.timeout(ANSWER_SECONDS / 2):
+    async with asyncio.timeout(SOON_SECONDS):
         assert (await cached.get(f"{ALSO}/blobs/{image.layers[0]}")).body == LAYER
     registry.release()
 

@@ -68,7 +68,6 @@ async def shown(house: House, name: str) -> dict[str, float]:
 # --- Pulls ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(120)
 async def test_500_pulls_from_a_hub_that_grants_100_to_each_account(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:

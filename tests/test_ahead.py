@@ -11,6 +11,7 @@ import pytest
 from mirror.downloads import shares
 from mirror.proxy import ahead
 from mirror.store.folder import Folder
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Delay, Gate, HangUp, Status, Trickle
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
@@ -200,12 +201,12 @@ async def test_who_asks_does_not_wait_behind_what_nobody_asked_for(
     registry.fail(second, kind="blob", times=1)
     await ask_for(house)
     await registry.until(lambda: sum(seen.held for seen in registry.requests) >= 1)
-    last = await asyncio.wait_for(house.get(path_of(image.layers[-1])), 5)
+    last = await asyncio.wait_for(house.get(path_of(image.layers[-1])), DEADLINE_SECONDS)
     assert last.body == LAYERS[-1]
     second.open()
     gate.open()
     for data, digest in zip(LAYERS, image.layers, strict=True):
-        assert (await asyncio.wait_for(house.get(path_of(digest)), 5)).body == data
+        assert (await asyncio.wait_for(house.get(path_of(digest)), DEADLINE_SECONDS)).body == data
     await until_all_stored(house, image)
 
 

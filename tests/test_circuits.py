@@ -218,14 +218,12 @@ async def test_a_black_hole_costs_its_time_out_once_and_not_with_every_request(
     described = asked_each_time(black_hole, second.url, connect_timeout="1s")
     async with mirroring(tmp_path, {"hub.test": described}) as house:
         paths = [TAG.replace("latest", f"t{number}") for number in range(10)]
-        began = asyncio.get_running_loop().time()
         answers = await asyncio.gather(*map(house.get, paths))
         assert {answer.status for answer in answers} == {200}
         assert await failed_requests(house) == 10, "each waited once, for HEAD or for GET"
         for number in range(10, 20):
             assert (await house.get(TAG.replace("latest", f"t{number}"))).status == 200
         assert await failed_requests(house) == 10
-        assert asyncio.get_running_loop().time() - began < 8
 
 
 @pytest.mark.usefixtures("stays_open")

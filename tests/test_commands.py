@@ -104,7 +104,6 @@ def spoil(storage: Path) -> str:
     return f"sha256:{layer.name}"
 
 
-@pytest.mark.timeout(120)  # seven interpreters on two cores
 async def test_the_real_program_beside_a_real_server(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:

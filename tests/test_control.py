@@ -23,6 +23,7 @@ from mirror.control.server import ControlServer
 from mirror.errors import StorageFailed
 from mirror.upkeep.keeper import Keeper
 from mirror.upkeep.lines import Line, Lines, Refused, item, result
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.registry import FakeRegistry
 from tests.support.commands import Told, pull, told
 from tests.support.house import mirroring
@@ -272,10 +273,10 @@ async def test_a_command_ends_with_its_asker(tmp_path: Path) -> None:
     async with controlled(tmp_path, endless):
         asking = asyncio.ensure_future(told(tmp_path, "verify"))
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             await begun.wait()
         asking.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             await ended.wait()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -169,7 +170,7 @@ async def test_what_is_no_file_makes_way_for_the_blob_in_the_same_request(
 
 
 async def assert_made_way(registry: FakeRegistry, mirror: House, path: str, data: bytes) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         assert (await mirror.get(path)).body == data
         await until_stored(mirror, data)
         await until_idle(mirror)

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,6 @@ from tests.support.house import House, mirroring
 from tests.support.layers import UPSTREAM, add_layer, some_bytes, until_idle
 
 APP = "library/app"
-LATEST = "/v2/app/manifests/latest"
 LAYER = some_bytes(700_000)
 SMALL_DISK_BYTES = 8_000_000
 
@@ -28,9 +28,16 @@ def image(registry: FakeRegistry) -> Image:
     return registry.add_image(APP, layers=[LAYER])
 
 
-async def pull(house: House, image: Image, ranges: tuple[str | None, ...] = (None,)) -> None:
-    """Everything of the image, right byte for byte."""
-    assert (await house.get(LATEST)).body == image.manifest
+async def pull(
+    house: House,
+    image: Image,
+    ranges: tuple[str | None, ...] = (None,),
+    *,
+    right: bytes = LAYER,
+    tag: str = "latest",
+) -> None:
+    """Everything of the image, right byte for byte; `right` is its layer."""
+    assert (await house.get(f"/v2/app/manifests/{tag}")).body == image.manifest
     layer = f"/v2/app/blobs/{image.layers[0]}"
     wanted = [{"Range": each} if each else {} for each in ranges]
     config, *layers = await asyncio.gather(
@@ -38,7 +45,7 @@ async def pull(house: House, image: Image, ranges: tuple[str | None, ...] = (Non
     )
     assert digest_of(config.body) == image.config
     for answer, asked in zip(layers, ranges, strict=True):
-        expected = LAYER[300_000:400_000] if asked else LAYER
+        expected = right[300_000:400_000] if asked else right
         assert (answer.status, answer.ended) == (206 if asked else 200, "complete")
         assert answer.body == expected
 
@@ -54,28 +61,30 @@ def assert_whole(house: House) -> None:
 async def test_every_operation_may_fail(
     registry: FakeRegistry,
     tmp_path: Path,
-    image: Image,
     monkeypatch: pytest.MonkeyPatch,
     fault: Fault,
     lasting: bool,
 ) -> None:
+    """Each in its turn, and each under an image of its own, of which nothing is here."""
     disk = FaultyDisk(monkeypatch)
     nth, has_failed = 0, True
-    while has_failed:
-        folder = tmp_path / str(nth)
-        folder.mkdir()
-        async with mirroring(folder, {"docker.io": registry}) as house:
+    async with mirroring(tmp_path, {"docker.io": registry}) as house:
+        while has_failed:
+            layer, tag = some_bytes(len(LAYER), seed=nth + 1), f"v{nth}"
+            image = registry.add_image(APP, tag, [layer])
             disk.fail(fault, nth, lasting=lasting)
-            await pull(house, image, (None, "bytes=300000-399999"))
+            await pull(house, image, (None, "bytes=300000-399999"), right=layer, tag=tag)
             await until_idle(house)
             has_failed = disk.failed
             disk.heal()
-            assert_whole(house)
-            await pull(house, image)
+            await pull(house, image, right=layer, tag=tag)
             await until_idle(house)
+            of_it = {image.digest, image.config, image.layers[0]}
+            assert len(house.stored_blobs() & of_it) >= 2, "what can be stored again is"
             assert_whole(house)
-            assert len(house.stored_blobs()) >= 2, "what can be stored again is"
-        nth += 1
+            # So that the next image needs its folders, too.
+            await asyncio.to_thread(shutil.rmtree, house.storage / "blobs" / "sha256")
+            nth += 1
     assert nth > 10, "so many operations there are at least"
 
 

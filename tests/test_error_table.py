@@ -10,6 +10,7 @@ import pytest
 
 from tests.fakes.auth import BasicAuth
 from tests.fakes.client import RawResponse
+from tests.fakes.deadline import DEADLINE_SECONDS, SOON_SECONDS
 from tests.fakes.faults import Fault, Garbage, HangUp, Reset, Stall, Status, WrongByte
 from tests.fakes.images import OCI_INDEX, Image, make_image
 from tests.fakes.registry import FakeRegistry
@@ -20,9 +21,6 @@ APP = "library/app"
 LATEST = "/v2/app/manifests/latest"
 LAYER = bytes(range(256)) * 64
 IMAGE = make_image([LAYER], b"{}")
-DEADLINE_SECONDS = 10
-# Where something remembered stands in for a silent upstream; the mirror aims at less than 2.
-STALE_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -292,6 +290,7 @@ async def test_a_tag_is_remembered_and_the_upstream_has_none(
         check_error(await asking(mirror, method)(LATEST), gone, method)
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_silent_upstream_is_not_waited_for_and_counts_when_it_comes_back(
     upstream: FakeRegistry, tmp_path: Path
 ) -> None:
@@ -300,7 +299,7 @@ async def test_a_silent_upstream_is_not_waited_for_and_counts_when_it_comes_back
         await mirror.get(LATEST)
         moved = upstream.add_image(APP, layers=[b"new"])
         upstream.fail(Stall(-1))
-        async with asyncio.timeout(STALE_SECONDS):
+        async with asyncio.timeout(SOON_SECONDS):
             check_stale(await mirror.get(LATEST), IMAGE)
             check_stale(await mirror.get(LATEST), IMAGE)
         assert upstream.count("HEAD", "manifest") == 2, "one question for both"

@@ -20,6 +20,7 @@ from mirror.store.eviction import Eviction, Limits
 from mirror.store.index import Index
 from mirror.store.usage import Usage
 from tests.fakes.client import raw_open
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import NoLength, Stall
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
@@ -363,7 +364,7 @@ async def test_who_needs_room_does_not_wait_for_a_long_clearance(
     await evicting.take_stock()
     evicting.open()
     await evicting.make_room(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while room.usage.size_bytes > 1000:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
     await evicting.aclose()

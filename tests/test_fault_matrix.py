@@ -20,6 +20,7 @@ import trustme
 from mirror.downloads import tries
 from tests.fakes.auth import BearerAuth
 from tests.fakes.client import RawResponse
+from tests.fakes.deadline import DEADLINE_SECONDS, SOON_SECONDS
 from tests.fakes.faults import (
     Cut,
     Fault,
@@ -38,10 +39,6 @@ from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
 from tests.support.layers import UPSTREAM, some_bytes, until_idle
 from tests.support.replies import is_stale
-
-# Both hold on the slowest machine; the mirror aims at far less.
-DEADLINE_SECONDS = 15
-STAND_IN_SECONDS = 6
 
 SIZE = 600_000
 HALF = SIZE // 2
@@ -249,7 +246,7 @@ async def test_every_question_under_the_fault(
             calls = registry.count(kind="manifest") + registry.count(kind="blob")
             answered[question] = Cell(answer.status, calls, answer.ended, is_stale(answer))
             check_bytes(answer, QUESTIONS[question].content(registry))
-            limit_seconds = STAND_IN_SECONDS if question == REMEMBERED_TAG else DEADLINE_SECONDS
+            limit_seconds = SOON_SECONDS if question == REMEMBERED_TAG else DEADLINE_SECONDS
             assert seconds < limit_seconds, question
     assert answered == {**MATRIX[fault].cells, CACHED: Cell(200, 0)}
 

@@ -14,6 +14,7 @@ import pytest
 import mirror.web.connection
 import mirror.web.places
 from mirror.web.places import connections_allowed, place_of
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.images import OCI_INDEX
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
@@ -108,7 +109,10 @@ async def test_ten_thousand_idle_connections_shut_nobody_out(
     count = 10_000 if hard == resource.RLIM_INFINITY else min(10_000, hard * 7 // 10)
     registry.add_image(APP)
     with descriptors_allowed(hard):
-        async with serving(tmp_path, {UPSTREAM: registry}) as mirror, asyncio.timeout(40):
+        async with (
+            serving(tmp_path, {UPSTREAM: registry}) as mirror,
+            asyncio.timeout(DEADLINE_SECONDS),
+        ):
             idle = []
             for n in range(count):
                 idle.append(await connect(mirror.url, f"127.0.0.{2 + n % 4}"))
@@ -156,7 +160,7 @@ async def until_given_up(folder: Path, registry: FakeRegistry, path: str) -> Non
     async with (
         mirroring(folder, {UPSTREAM: registry}) as house,
         connected(house.url, THEM, 16_384) as (transport, wire),
-        asyncio.timeout(20),
+        asyncio.timeout(DEADLINE_SECONDS),
     ):
         transport.pause_reading()
         transport.write(HEAD % path.encode() * 40)
@@ -190,7 +194,7 @@ async def one_of_them(
     async with (
         mirroring(folder, {UPSTREAM: registry}) as house,
         connected(house.url, THEM) as (transport, wire),
-        asyncio.timeout(15),
+        asyncio.timeout(DEADLINE_SECONDS),
     ):
         yield transport, wire
 

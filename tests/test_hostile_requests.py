@@ -9,6 +9,7 @@ import pytest
 
 import mirror.web.connection
 from tests.fakes.client import RawStream
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.registry import FakeRegistry
 from tests.support.connections import answer_of, connect, connected
 from tests.support.house import House, mirroring
@@ -105,7 +106,7 @@ async def test_an_odd_form_gets_an_answer_of_ours(
 async def test_a_target_that_the_parser_chokes_on_ends_the_connection_quietly(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connected(house.url) as (transport, wire), asyncio.timeout(15):
+    async with connected(house.url) as (transport, wire), asyncio.timeout(DEADLINE_SECONDS):
         transport.write(written(f"GET http://[]@/v2/ {OK}"))
         while await wire.more():
             pass
@@ -223,7 +224,7 @@ async def test_who_does_not_finish_a_request_is_sent_away(
     async with (
         mirroring(tmp_path, {UPSTREAM: registry}) as house,
         connected(house.url) as (transport, wire),
-        asyncio.timeout(15),
+        asyncio.timeout(DEADLINE_SECONDS),
     ):
         transport.write(start)
         while not wire.lost:

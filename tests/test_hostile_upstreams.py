@@ -19,6 +19,7 @@ import pytest
 import mirror.upstream.transport
 from mirror.downloads import tries
 from tests.fakes.auth import BearerAuth
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Header, OtherBody, Status
 from tests.fakes.images import OCI_MANIFEST, digest_of
 from tests.fakes.registry import FakeRegistry
@@ -101,7 +102,7 @@ async def test_what_has_no_end_is_not_read_to_its_end(
     async with (
         talking(head, again) as url,
         mirroring(tmp_path, {UPSTREAM: {"endpoints": [url], "idle_timeout": "0.5s"}}) as house,
-        asyncio.timeout(20),
+        asyncio.timeout(DEADLINE_SECONDS),
     ):
         answer = await house.get(path)
         assert answer.status in (403, 502, 504)
@@ -117,7 +118,7 @@ async def test_a_blob_that_goes_on_without_a_byte_is_given_up(
     async with (
         talking(head, b"x" * 100) as url,
         mirroring(tmp_path, {UPSTREAM: {"endpoints": [url], "idle_timeout": "0.2s"}}) as house,
-        asyncio.timeout(20),
+        asyncio.timeout(DEADLINE_SECONDS),
     ):
         answer = await house.get(f"/v2/{UPSTREAM}/{APP}/blobs/{digest_of(b'x')}")
         assert answer.status in (200, 502, 504)

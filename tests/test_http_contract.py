@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.fakes.client import raw_get
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import WrongLength
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
@@ -159,7 +160,7 @@ async def test_a_size_that_head_told_wrongly_is_put_right_by_the_download(
     async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
         assert (await mirror.head(path)).headers["Content-Length"] == "17"
         assert (await mirror.get(path)).headers["Content-Length"] == "10"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while (await mirror.head(path)).headers["Content-Length"] != "10":
                 pass
 

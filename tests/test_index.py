@@ -16,6 +16,7 @@ from mirror.store.index import Index
 from mirror.store.links import Link
 from mirror.store.remembered import RememberedListing, RememberedTag
 from mirror.store.schema import IndexTooNew
+from tests.fakes.deadline import DEADLINE_SECONDS
 
 HERE, THERE = Repository("docker.io", "org/app"), Repository("quay.io", "org/app")
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two", "sha512")
@@ -55,7 +56,7 @@ async def test_a_current_index_opens_without_a_write(index_file: Path) -> None:
     await (await Index.open(index_file)).aclose()
     with sqlite3.connect(index_file) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             second = await Index.open(index_file)
         await second.ping()
         await second.aclose()

@@ -26,6 +26,7 @@ from mirror.store.links import Link
 from mirror.store.recovery import Recovered, close_index, open_index, recover
 from mirror.store.remembered import RememberedListing, RememberedTag
 from mirror.store.schema import IndexTooNew
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -342,7 +343,7 @@ async def test_backups_are_made_while_serving(
     await fill(store, count=3)
     backup = IndexBackup(store, every_seconds)
     backup.open()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not store.paths.backup.exists():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
     await backup.aclose()

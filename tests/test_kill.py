@@ -27,7 +27,7 @@ KILLS = 50
 LAYER_BYTES = (2_000, 200_000, 1_500_000)
 BYTES_PER_SECOND = 20_000_000
 CLIENTS_PER_IMAGE = 2
-LARGE_BYTES = 200_000_000
+LARGE_BYTES = 100_000_000
 MOST_FETCHED_AGAIN = 0.45
 
 Moment = Callable[[], int]
@@ -106,7 +106,6 @@ def check_stored(paths: Iterable[Path]) -> None:
             assert hashlib.file_digest(file, "sha256").hexdigest() == path.name
 
 
-@pytest.mark.timeout(180)
 async def test_nothing_wrong_is_served_after_any_of_many_kills(
     registry: FakeRegistry, mirror: Succession
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from mirror.proxy import ledger
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -36,7 +37,7 @@ async def test_what_the_index_did_not_take_is_written_with_what_comes_next(
         )
         with structlog.testing.capture_logs() as logs:
             assert (await mirror.get("/v2/app/manifests/latest")).status == 200
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 while not [line for line in logs if line["event"] == "not remembered"]:  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0.01)
         assert await asked(mirror, "SELECT remaining FROM allowances") == []

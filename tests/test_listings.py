@@ -8,6 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 
+from tests.fakes.deadline import SOON_SECONDS
 from tests.fakes.faults import Delay, Fault, Garbage, Gate, GenericType, HangUp, Header, Status
 from tests.fakes.images import OCI_INDEX, OCI_MANIFEST, Image, digest_of
 from tests.fakes.registry import FakeRegistry
@@ -208,6 +209,7 @@ async def test_lists_outlive_an_outage(registry: FakeRegistry, tmp_path: Path, c
         assert not is_stale(await mirror.get(paths[0]))
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_lists_outlive_a_silent_upstream_without_a_long_wait(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
@@ -215,7 +217,7 @@ async def test_lists_outlive_a_silent_upstream_without_a_long_wait(
     async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
         await mirror.get(TAGS)
         registry.fail(Delay(60))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_SECONDS):
             assert is_stale(await mirror.get(TAGS))
 
 

@@ -23,6 +23,7 @@ from mirror.metrics import Metrics
 from mirror.web.registry import Registry
 from mirror.web.server import Server
 from tests.fakes.client import raw_get, raw_open
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Stall
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
@@ -173,7 +174,7 @@ async def test_a_client_that_hangs_up_has_a_status(
 
 
 async def until_requests(house: House, number: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while await house.metric("mirror_requests_total") < number:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.01)
 
@@ -331,7 +332,7 @@ async def test_a_reader_that_stalls_delays_neither_an_answer_nor_the_end(
 ) -> None:
     path = f"/v2/nowhere.test/{'x' * 90}/manifests/latest"
     async with serving(tmp_path, {UPSTREAM: registry}) as mirror:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(30):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(DEADLINE_SECONDS):
             for _ in range(600):  # lines that are several times what fits into the pipe
                 async with session.get(mirror.url + path) as answer:
                     assert answer.status == 404

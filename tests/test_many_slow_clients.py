@@ -65,7 +65,6 @@ def crowd_in(url: str, data: bytes) -> tuple[list[Reader], list[Reader]]:
 
 
 @pytest.mark.alone
-@pytest.mark.timeout(120)
 async def test_a_crowd_costs_one_download_and_little_memory(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:

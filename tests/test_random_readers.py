@@ -14,6 +14,7 @@ import pytest
 
 from mirror.downloads import fill, pieces, tries
 from tests.fakes.client import raw_open
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import (
     Cut,
     Fault,
@@ -97,7 +98,7 @@ async def released(registry: FakeRegistry) -> AsyncIterator[None]:
 
     async def release() -> None:
         while True:
-            await registry.until(lambda: any(seen.held for seen in registry.requests), 60)
+            await registry.until(lambda: any(seen.held for seen in registry.requests))
             await asyncio.sleep(0.03)
             registry.release()
 
@@ -138,7 +139,11 @@ async def test_every_byte_is_right_and_everybody_ends(
     registry.fail(Trickle(len(data) * 6, chunk_bytes=8000), kind="blob")
     upstream = {"endpoints": [registry.url], "not_found_ttl": "0s"}
     async with mirroring(tmp_path, {UPSTREAM: upstream}, fronted=seed % 2 == 1) as house:
-        async with asyncio.timeout(25), released(registry), asyncio.TaskGroup() as clients:
+        async with (
+            asyncio.timeout(DEADLINE_SECONDS),
+            released(registry),
+            asyncio.TaskGroup() as clients,
+        ):
             for _ in range(READERS):
                 clients.create_task(read(house, path, data, plan(chance, len(data))))
                 await asyncio.sleep(chance.choice([0, 0, 0.01]))

@@ -6,13 +6,13 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
 from tests.support.house import House, mirroring
 from tests.support.layers import APP, UPSTREAM
 
 EXAMPLES = 250
-ANSWER_SECONDS = 15
 DIGEST = "sha256:" + "0" * 64
 
 ANY_BYTES = st.binary(max_size=40)
@@ -63,7 +63,7 @@ async def first_line(house: House, request: bytes) -> bytes:
     port = int(house.url.rpartition(":")[2])
     transport, wire = await loop.create_connection(Wire, "127.0.0.1", port)
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             transport.write(request)
             transport.write(b"\r\n\r\n")  # ends what the request itself may leave open
             transport.write_eof()

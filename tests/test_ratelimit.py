@@ -14,6 +14,7 @@ from mirror.upstream.definition import Account, Upstream
 from mirror.upstream.ratelimit import RateLimits
 from tests.fakes.answers import error
 from tests.fakes.auth import Auth, BasicAuth, Door, basic, read_basic
+from tests.fakes.deadline import SOON_SECONDS
 from tests.fakes.delivery import Answer, Delivery
 from tests.fakes.faults import Header, Stall, Status
 from tests.fakes.ratelimit import RateLimit
@@ -356,7 +357,7 @@ async def test_what_is_here_does_not_wait_for_what_is_not(
             tasks.create_task(house.get(path_of("slow"), BACKGROUND))
             await registry.until(lambda: any(seen.held for seen in registry.requests))
             for path in (TAG, path_of(digest)):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SOON_SECONDS):
                     assert (await house.get(path, BACKGROUND)).status == 200
             registry.release()
 

@@ -14,6 +14,7 @@ import mirror.web.connection
 import mirror.web.repeats
 from mirror.web.registry import Registry
 from tests.fakes.client import RawStream
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Gate
 from tests.fakes.images import OCI_INDEX, Image
 from tests.fakes.registry import FakeRegistry
@@ -67,7 +68,7 @@ async def ask(connection: Connection, request: bytes) -> tuple[RawStream, bytes]
     if not request.startswith(b"HEAD"):
         return await answer_of(wire)
     stream = RawStream(wire, "HEAD")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         await stream.begin()
     return stream, b""
 
@@ -186,7 +187,7 @@ async def test_a_connection_that_is_to_end_ends(
     house: House, read: Read, header: str, version: str
 ) -> None:
     for _ in range(3):
-        async with connected(house.url) as (transport, wire), asyncio.timeout(15):
+        async with connected(house.url) as (transport, wire), asyncio.timeout(DEADLINE_SECONDS):
             transport.write(request_for(TAG, header, version=version))
             assert (await answer_of(wire))[0].status == 200
             while await wire.more():
@@ -203,7 +204,7 @@ async def test_a_body_is_never_taken_for_a_request(house: House, read: Read, fra
     await ask_often(house, hidden)
     body = hidden if "Length" in framing else b"%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden)
     head = request_for("/v2/", framing.format(len(hidden)))
-    async with connected(house.url) as (transport, wire), asyncio.timeout(15):
+    async with connected(house.url) as (transport, wire), asyncio.timeout(DEADLINE_SECONDS):
         transport.write(head)
         assert (await answer_of(wire))[0].status == 200
         await asyncio.sleep(0.1)
@@ -258,7 +259,7 @@ async def test_a_connection_in_use_is_kept(
     house: House, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror.web.connection, "KEEPALIVE_SECONDS", 0.6)
-    async with connected(house.url) as connection, asyncio.timeout(15):
+    async with connected(house.url) as connection, asyncio.timeout(DEADLINE_SECONDS):
         for _ in range(8):
             assert (await ask(connection, request_for(TAG)))[0].status == 200
             await asyncio.sleep(0.2)
@@ -275,7 +276,7 @@ async def test_a_mirror_that_shuts_down_says_so(
     registry.fail(gate, kind="blob")
     async with AsyncExitStack() as stack:
         house = await stack.enter_async_context(mirroring(tmp_path, {UPSTREAM: registry}))
-        async with connected(house.url) as connection, asyncio.timeout(15):
+        async with connected(house.url) as connection, asyncio.timeout(DEADLINE_SECONDS):
             for _ in range(2):
                 assert (await ask(connection, request_for(TAG)))[0].status == 200
             async with asyncio.TaskGroup() as group:

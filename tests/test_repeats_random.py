@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mirror.web.repeats
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
 from tests.support.house import House, mirroring
 from tests.support.layers import APP, UPSTREAM, until_idle
 
 EXAMPLES = 80
-ANSWER_SECONDS = 30
 BETWEEN_SECONDS = 0.001
 DATE = re.compile(rb"Date: [^\r]*\r\n")
 LAST = b"GET /healthz HTTP/1.1\r\nHost: mirror\r\nConnection: close\r\n\r\n"
@@ -53,7 +53,7 @@ async def said(house: House, pieces: list[bytes]) -> bytes:
     port = int(house.url.rpartition(":")[2])
     transport, wire = await loop.create_connection(Wire, "127.0.0.1", port)
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             for piece in pieces:
                 transport.write(piece)
                 await asyncio.sleep(BETWEEN_SECONDS)

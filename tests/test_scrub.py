@@ -21,6 +21,7 @@ from mirror.store.inspection import STEP_BYTES, Inspection
 from mirror.store.quarantine import Quarantine
 from mirror.store.scrub import CHECK_EVERY_SECONDS, RETRY_SECONDS, Pace, Scrub
 from mirror.store.usage import Usage
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import mirroring
 from tests.support.layers import UPSTREAM, add_layer, eventually, some_bytes, until_idle
@@ -250,7 +251,7 @@ async def test_it_keeps_to_its_rate_and_stops_at_once(room: Room) -> None:
     digest = await room.add(some_bytes(3 * STEP_BYTES))
     room.now += CHECK_EVERY_SECONDS + 1
 
-    async with at_work(room.scrub(rate=STEP_BYTES // 3600)), asyncio.timeout(15):
+    async with at_work(room.scrub(rate=STEP_BYTES // 3600)), asyncio.timeout(DEADLINE_SECONDS):
         while not room.counted("mirror_scrubbed_bytes_total"):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
     assert room.counted("mirror_scrubbed_bytes_total") == STEP_BYTES
@@ -295,7 +296,7 @@ async def test_it_outlives_an_index_that_fails(room: Room) -> None:
 
     room.index.blobs_to_check = fail_once  # type: ignore[method-assign]
     with structlog.testing.capture_logs() as logs:
-        async with at_work(room.scrub()), asyncio.timeout(15):
+        async with at_work(room.scrub()), asyncio.timeout(DEADLINE_SECONDS):
             while not room.set_aside():  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.01)
     assert logs[0]["event"] == "the scrub failed; it goes on"

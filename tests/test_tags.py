@@ -11,6 +11,7 @@ from mirror.names import Repository, Tag
 from mirror.store.index import Index
 from mirror.store.remembered import RememberedTag
 from tests.fakes.client import RawResponse
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Gate, GenericType, NoDigestHeader, Stall, Status
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
@@ -19,7 +20,6 @@ from tests.support.replies import error_of, is_stale, manifests_asked
 
 APP = "library/app"
 LATEST = "/v2/app/manifests/latest"
-DEADLINE_SECONDS = 10
 
 
 def by_digest(image: Image) -> str:
@@ -234,6 +234,7 @@ async def test_a_tag_that_vanished_is_gone_and_can_come_back(
         await mirror.get_until(LATEST, lambda answer: answer.body == image.manifest)
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_late_404_counts_for_the_next_client(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from tests.fakes.auth import BearerAuth
+from tests.fakes.deadline import SOON_SECONDS
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -100,7 +101,10 @@ async def test_a_handshake_that_is_not_answered_ends(tmp_path: Path) -> None:
     async with server:
         port = server.sockets[0].getsockname()[1]
         upstream = {"endpoints": [f"https://127.0.0.1:{port}"], "connect_timeout": "300ms"}
-        async with mirroring(tmp_path, {"hub.test": upstream}) as house, asyncio.timeout(5):
+        async with (
+            mirroring(tmp_path, {"hub.test": upstream}) as house,
+            asyncio.timeout(SOON_SECONDS),
+        ):
             answer = await house.get(BLOB)
         assert answer.status == 504
         assert b"no answer in time" in answer.body

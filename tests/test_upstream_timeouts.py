@@ -9,6 +9,7 @@ import pytest
 
 import mirror.web.registry
 from tests.fakes.auth import BearerAuth
+from tests.fakes.deadline import SOON_SECONDS
 from tests.fakes.faults import Delay, Gate, Stall, Status, Trickle
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -42,7 +43,7 @@ async def house(registry: FakeRegistry, tmp_path: Path) -> AsyncIterator[House]:
 
 async def test_an_upstream_that_takes_no_connections(black_hole: str, tmp_path: Path) -> None:
     async with mirroring(tmp_path, {"hub.test": impatient(black_hole)}) as house:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_SECONDS):
             answer = await house.get(TAG)
         assert answer.status == 504
         assert b"no answer in time" in answer.body

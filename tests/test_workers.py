@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.client import RawResponse, RawStream, raw_get, raw_open
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Gate, WrongByte
 from tests.fakes.registry import FakeRegistry
 from tests.real.mirror import IMPORTABLE, SERVE
@@ -48,7 +49,7 @@ class Mirror:
         return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(name))
 
     async def until_told(self, event: str) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while event.encode() not in await self.process.stderr.readline():
                 pass
 
@@ -138,7 +139,7 @@ async def test_what_is_between_the_processes_cannot_be_said_from_outside(
         async with connected(mirror.process.url) as (transport, wire):
             transport.write(line + b" HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n")
             stream = RawStream(wire, line.split()[0].decode())
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 await stream.begin()
         assert stream.status in statuses, line
         assert not [name for name in stream.headers if name.lower().startswith("mirror-")]
@@ -306,7 +307,7 @@ async def test_a_killed_owner_lets_no_wrong_end_through(
         while len(body) < 2_000_000:  # with the wrong byte, so that it lies on the disk as well
             body += await stream.read()
         os.kill(mirror.owner_pid, signal.SIGKILL)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while piece := await stream.read():
                 body += piece
     assert stream.status == 206
@@ -324,7 +325,7 @@ async def test_a_part_is_answered_without_waiting_for_the_rest_though_the_owner_
         head = f"GET {path} HTTP/1.1\r\nHost: x\r\n"
         transport.write(f"{head}Range: bytes=0-1999999\r\n\r\n".encode())
         stream = RawStream(wire, "GET")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             await stream.begin()
             body = await stream.read(1_000)
             os.kill(mirror.owner_pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from sqlalchemy import (
     create_engine,
     text,
 )
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 tables = MetaData()
 
@@ -195,6 +198,20 @@ def _add_pins(connection: Connection) -> None:
     needs.create(connection)
 
 
+@cache
+def _new_tables() -> Sequence[str]:
+    """The statements that make all tables; putting them together takes longer than their work."""
+    dialect = sqlite.dialect()
+    in_order = tables.sorted_tables
+    of_tables = [CreateTable(table, if_not_exists=True) for table in in_order]
+    indexes = [index for table in in_order for index in table.indexes]
+    of_indexes = [CreateIndex(index, if_not_exists=True) for index in indexes]
+    return [
+        *(str(each.compile(dialect=dialect)) for each in of_tables),
+        *(str(each.compile(dialect=dialect)) for each in of_indexes),
+    ]
+
+
 # The first step brings a file of version 1 to version 2, and so on; a new file gets all tables at
 # once. A step leaves what its own version had: whoever changes a table that a step creates as it
 # stands above, writes the old form out in that step first.
@@ -218,7 +235,8 @@ def migrate(connection: Connection) -> None:
         return  # nothing is written, so that a full disk does not keep the mirror from serving
     connection.execute(text("BEGIN IMMEDIATE"))  # the driver begins none for changes of tables
     if version == 0:
-        tables.create_all(connection)
+        for statement in _new_tables():
+            connection.execute(text(statement))
         _keep_count(connection)
     else:
         for step in _STEPS[version - 1 :]:

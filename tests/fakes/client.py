@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.http import RESET_WHEN_CLOSED
 from tests.fakes.wire import Wire
 
@@ -165,7 +166,7 @@ async def raw_get(
     bytes_per_second: float | None = None,
     receive_buffer_bytes: int | None = None,
     tls: ssl.SSLContext | None = None,
-    seconds: float = 10,
+    seconds: float = DEADLINE_SECONDS,
 ) -> RawResponse:
     """The answer, read to its end, to `read_until` bytes, or for so many seconds."""
     response = RawResponse()
@@ -205,7 +206,7 @@ async def slow_get(
     *,
     read_until: int | None = None,
     tls: ssl.SSLContext | None = None,
-    seconds: float = 30,
+    seconds: float = DEADLINE_SECONDS,
 ) -> RawResponse:
     """Like `raw_get`, at a client's pace and with a small receive buffer, so that TCP waits."""
     return await raw_get(

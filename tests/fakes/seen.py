@@ -9,6 +9,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from multidict import CIMultiDict, MultiDict
 
+from tests.fakes.deadline import DEADLINE_SECONDS
+
 Kind = Literal["ping", "manifest", "blob", "tags", "referrers", "token", "other"]
 
 _REPOSITORY = r"/v2/(?P<repository>.+)"
@@ -127,7 +129,7 @@ class Journal:
         self.requests.clear()
         self.most_at_once = len(self._open)
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 5) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
         """Waits for a condition on this server; asked again whenever something happens here."""
         async with asyncio.timeout(seconds):
             while not condition():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from tests.real.registry import Upstream
 from tests.real.relay import Relay
 
 SERVE = [sys.executable, "-m", "mirror", "serve"]
-IMPORTABLE = {"PYTHONPATH": str(Path(__file__).parents[2])}
-"""The environment in which any working directory finds the package."""
+IMPORTABLE = {"PYTHONPATH": str(Path(__file__).parents[2]), "SSL_CERT_FILE": os.devnull}
+"""The environment in which any working directory finds the package. Reading the certificates of the
+system, which no upstream of a test has, takes a tenth of a start.
+"""
 
 
 @dataclass(frozen=True)

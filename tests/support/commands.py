@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from mirror.cli import app
 from mirror.control.client import ask
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.images import Image, Index
 from tests.real.mirror import IMPORTABLE
 from tests.support.house import House
@@ -60,7 +61,7 @@ async def run_mirror(config: Path, *arguments: str) -> Ran:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "mirror", *arguments, env=environment, stdout=PIPE, stderr=PIPE
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         out, err = await process.communicate()
     assert process.returncode is not None
     return Ran(process.returncode, out.decode(), err.decode())

@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.fakes.client import RawStream
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.wire import Wire
-
-ANSWER_SECONDS = 30
 
 
 async def connect(
@@ -42,7 +41,7 @@ async def connected(
 async def answer_of(wire: Wire) -> tuple[RawStream, bytes]:
     """The next answer on it, and its whole body; for GET, not for HEAD."""
     stream, body = RawStream(wire, "GET"), b""
-    async with asyncio.timeout(ANSWER_SECONDS):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         await stream.begin()
         while piece := await stream.read():
             body += piece

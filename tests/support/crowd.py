@@ -1,4 +1,5 @@
 """Many clients of one blob in one thread: those that read as fast as they can, and slow ones.
+from tests.fakes.deadline import DEADLINE_SECONDS
 
 Nothing is kept: each piece is compared with the right bytes where it lies. Two cores move some
 gigabytes a second in this way.
@@ -10,6 +11,8 @@ import struct
 import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+
+from tests.fakes.deadline import DEADLINE_SECONDS
 
 PIECE_BYTES = 1024 * 1024
 HEAD_LIMIT_BYTES = 16 * 1024
@@ -72,7 +75,7 @@ def ask(url: str, right: bytes, *, slow: bool = False) -> Reader:
     connection = socket.socket()
     if slow:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER_BYTES)
-    connection.settimeout(30)
+    connection.settimeout(DEADLINE_SECONDS)
     connection.connect((parts.hostname, parts.port))
     request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
     connection.sendall(request.encode())

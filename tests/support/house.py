@@ -17,7 +17,11 @@ from mirror.config import Settings, load
 from mirror.web.listeners import listening
 from mirror.workers.front import fronting
 from tests.fakes.client import RawResponse, raw_get
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.registry import FakeRegistry
+
+# For every upstream.
+PATIENT = {"prefetch": False, "connect_timeout": "1m", "idle_timeout": "1m"}
 
 
 @dataclass
@@ -37,7 +41,7 @@ class House:
         """Asks again until the answer is right: an endpoint that failed is left alone for a
         second or so.
         """
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while not check(answer := await self.get(path)):  # noqa: ASYNC110 - nobody says when
                 await asyncio.sleep(0.02)
         return answer
@@ -74,12 +78,12 @@ async def mirroring(
     """A mirror whose upstreams are fakes (or their settings, written out); the cache is kept in
     `folder`, so that a second mirror can be opened on it. Other settings go into the file as given.
 
-    Nothing is fetched that is not asked for, so that requests can be counted, unless an upstream's
-    settings say `prefetch: true`. `fronted`: by a front process's server, though in this process.
+    Nothing is fetched that is not asked for, so that requests can be counted, and fakes may take
+    their time, unless an upstream's settings say otherwise. `fronted`: by a front process's server,
+    though in this process.
     """
     described = {
-        name: {"prefetch": False}
-        | ({"endpoints": [each.url]} if isinstance(each, FakeRegistry) else each)
+        name: PATIENT | ({"endpoints": [each.url]} if isinstance(each, FakeRegistry) else each)
         for name, each in upstreams.items()
     }
     document = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fakes.client import Ended, RawResponse, raw_open
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Gate
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
@@ -41,7 +42,7 @@ class Read:
 
 
 async def read_through(url: str, headers: Mapping[str, str] | None = None) -> Read:
-    async with asyncio.timeout(30), raw_open(url, headers) as stream:
+    async with asyncio.timeout(DEADLINE_SECONDS), raw_open(url, headers) as stream:
         length, digest = 0, hashlib.sha256()
         while data := await stream.read():
             length += len(data)
@@ -51,7 +52,7 @@ async def read_through(url: str, headers: Mapping[str, str] | None = None) -> Re
 
 async def read_some(url: str, count: int, headers: Mapping[str, str] | None = None) -> bytes:
     """The first `count` bytes of an answer; the client then hangs up."""
-    async with asyncio.timeout(20), raw_open(url, headers) as stream:
+    async with asyncio.timeout(DEADLINE_SECONDS), raw_open(url, headers) as stream:
         body = b""
         while len(body) < count and (data := await stream.read(count - len(body))):
             body += data
@@ -65,7 +66,7 @@ async def get_behind_gate(
 
     A download that fails sooner is begun anew before the client hears of it.
     """
-    async with asyncio.timeout(20), raw_open(url, headers) as stream:
+    async with asyncio.timeout(DEADLINE_SECONDS), raw_open(url, headers) as stream:
         gate.open()
         body = b""
         while data := await stream.read():
@@ -75,7 +76,7 @@ async def get_behind_gate(
 
 async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
     """Waits for what no counter of a fake tells; for what lies on the disk, or in the metrics."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while not await check():  # noqa: ASYNC110 - nobody could set an event
             await asyncio.sleep(0.01)
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.client import RawResponse, raw_get
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.real.mirror import IMPORTABLE
 from tests.support.layers import eventually
 from tests.support.procfs import is_alive
-
-START_SECONDS = 30
 
 
 class Nursery:
@@ -41,7 +40,7 @@ class Nursery:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{line}\n".encode())
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             return int(await self._process.stdout.readline())
 
 

@@ -16,11 +16,10 @@ from typing import Any
 import yaml
 
 from tests.fakes.client import RawResponse, raw_get
+from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.registry import FakeRegistry
 from tests.real.mirror import IMPORTABLE, SERVE
 from tests.support.layers import eventually
-
-START_SECONDS = 20
 
 
 @dataclass
@@ -47,7 +46,7 @@ class Process:
 
         await eventually(is_draining)
 
-    async def exit_code(self, seconds: float = 15) -> int:
+    async def exit_code(self, seconds: float = DEADLINE_SECONDS) -> int:
         """Once it has ended by itself; whether anybody has read its stderr plays no part."""
         async with asyncio.timeout(seconds):
             while self.process.returncode is None:  # noqa: ASYNC110 - it sets no event
@@ -95,7 +94,7 @@ async def serving(
     )
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             line = json.loads(await process.stderr.readline())
         assert line["event"] == "serving", line
         url = f"http://127.0.0.1:{line['port']}"
