@@ -31,7 +31,7 @@ def blockbuster() -> Iterator[BlockBuster]:
 @pytest.fixture(autouse=True, scope="session")
 def compiled_once() -> Iterator[None]:
     """What is asked of an index is put into SQL once, and not again for each mirror: that took a
-    quarter of all the time. The dialects of two engines are told apart by nothing else.
+    tenth of its time. The dialects of two engines are told apart by nothing else.
     """
     options: dict[str, object] = {"compiled_cache": {}}
     dialect = SQLiteDialect_aiosqlite
