@@ -5,10 +5,7 @@ it.
 import asyncio
 import errno
 import os
-import socket
-import sys
 import time
-from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -101,19 +98,14 @@ class _FileAnswer:
         self._transport = transport
 
     def send_at_once(self, head: bytes) -> None:
-        """The head, and what of the body the connection has room for now, in one go."""
-        if self._transport.get_write_buffer_size():
-            self._transport.write(head)
-            return
-        out = self._transport.get_extra_info("socket")
-        _cork(out, 1)
+        """The head, and what of the body the connection has room for now."""
         self._transport.write(head)
-        if not self._transport.get_write_buffer_size():
-            with suppress(OSError):  # no room, or what `send_rest` will meet as well
-                self.sent_bytes = os.sendfile(
-                    out.fileno(), self.blob.file.fileno(), self.part.start, self.part.count
-                )
-        _cork(out, 0)
+        if self._transport.get_write_buffer_size():
+            return
+        out = self._transport.get_extra_info("socket").fileno()
+        file, part = self.blob.file.fileno(), self.part
+        with suppress(OSError):  # no room, or what `send_rest` will meet as well
+            self.sent_bytes = os.sendfile(out, file, part.start, part.count)
 
     async def send_rest(self) -> None:
         """Ends the connection where it cannot be sent."""
@@ -151,9 +143,3 @@ class _FileAnswer:
     def _cut_short(self, error: str) -> None:
         self.error = error
         self._transport.close()
-
-
-def _cork(out: TransportSocket, on: int) -> None:
-    """Holds back what does not fill a packet yet, or lets it go."""
-    if sys.platform == "linux":
-        out.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
