@@ -19,7 +19,7 @@ run: $(VENV)/run.done
 test: check
 	tests/real/install.sh
 	$(BIN)/pytest -m 'not alone' --numprocesses 4 --dist worksteal
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone --numprocesses 2 --dist loadfile
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
