@@ -24,7 +24,9 @@ def blockbuster() -> Iterator[BlockBuster]:
     """A blocking call made by the mirror on the event loop fails the test."""
     with blockbuster_ctx("mirror") as blockbuster:
         # As asyncio's own: into a socket that does not block.
-        blockbuster.functions["os.sendfile"].can_block_in("mirror/web/replay.py", "send_at_once")
+        sendfile = blockbuster.functions["os.sendfile"]
+        sendfile.can_block_in("mirror/web/replay.py", "send_at_once")
+        sendfile.can_block_in("mirror/web/sendfile.py", "send_more")
         yield blockbuster
 
 

@@ -14,6 +14,7 @@ from mirror.store.handles import StoredBlob
 from mirror.web.journal import Journal
 from mirror.web.repeats import Repeat, Repeats
 from mirror.web.request import FilePart
+from mirror.web.sendfile import send_file
 
 # For a client that takes what it is sent, however slowly.
 SEND_SECONDS = 1800
@@ -122,11 +123,10 @@ class _FileAnswer:
 
     async def _send_more(self) -> None:
         if self._transport.is_closing():
-            raise ConnectionResetError("the client has hung up")  # asyncio says RuntimeError
+            raise ConnectionResetError("the client has hung up")
         start, count = self.part.start + self.sent_bytes, self.part.count
         rest = count - self.sent_bytes
-        loop = asyncio.get_running_loop()
-        sent = await loop.sendfile(self._transport, self.blob.file, start, rest, fallback=False)
+        sent = await send_file(self._transport, self.blob.file, start, rest)
         if not sent:
             self.blob.doubt()
             raise OSError(errno.EIO, "a blob's file is shorter than it was")

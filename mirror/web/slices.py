@@ -9,6 +9,7 @@ from typing import BinaryIO
 from aiohttp import web
 
 from mirror.store.disk import storage_failed
+from mirror.web.sendfile import send_file
 
 # One sendfile at most; a client that takes longer than the time-out for it has gone or is hostile.
 SLICE_BYTES = 8 * 1024 * 1024
@@ -33,8 +34,7 @@ async def send_slice(
         raise ConnectionResetError("the client has hung up")
     try:
         if not response.chunked:
-            loop = asyncio.get_running_loop()
-            return await loop.sendfile(transport, file, start, count, fallback=False), True
+            return await send_file(transport, file, start, count), True
     except asyncio.SendfileNotAvailableError:
         pass  # not on this file system, not to this client, or the client has hung up
     count = min(count, COPY_BYTES)

@@ -50,6 +50,7 @@ class Soak:
         self._up.set()
         self._done = 0  # operations, in this round
         self._due: deque[Event] = deque()
+        self._turn = asyncio.Lock()  # one event after the other
         self._news = asyncio.Event()
         self._is_over = False
 
@@ -72,7 +73,8 @@ class Soak:
                 client.cancel()
             while self._due:  # the round was over before they were
                 await self._act(self._due.popleft())
-            conductor.cancel()
+            async with self._turn:
+                conductor.cancel()
         await self._heal()
 
     async def rest(self) -> None:
@@ -126,17 +128,18 @@ class Soak:
                 await self._act(self._due.popleft())
 
     async def _act(self, event: Event) -> None:
-        match event.what:
-            case "kill" | "terminate":
-                await self._restart(event)
-            case "refuse":
-                await self._registry.stop()
-            case "listen":
-                await self._registry.listen()
-            case "revoke tokens":
-                self._registry.revoke_tokens()
-            case "release stalls":
-                self._registry.release()
+        async with self._turn:
+            match event.what:
+                case "kill" | "terminate":
+                    await self._restart(event)
+                case "refuse":
+                    await self._registry.stop()
+                case "listen":
+                    await self._registry.listen()
+                case "revoke tokens":
+                    self._registry.revoke_tokens()
+                case "release stalls":
+                    self._registry.release()
         self.tally.events[event.what] += 1
 
     async def _restart(self, event: Event) -> None:

@@ -89,6 +89,7 @@ class Succession:
 
     async def end(self, number: signal.Signals) -> int:
         """Its exit code, once it has ended of this signal."""
+        assert self.pid > 0, "0 would be all of this process's group"
         os.kill(self.pid, number)
         pid, self.pid = self.pid, 0
         return await self._nursery.exit_code(pid)
