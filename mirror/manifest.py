@@ -51,7 +51,10 @@ _MANIFEST_TYPE = re.compile(
     r"application/vnd\.[a-z0-9.+-]+\.(manifest(\.list)?|index)\.v[a-z0-9.]+\+(json|prettyjws)"
 )
 _FALLBACK_PLATFORM = ("linux", "amd64")
-_MAX_SIZE_BYTES = 1 << 62
+# Nothing is larger, whatever an upstream says: the index holds numbers of 64 bits.
+MAX_SIZE_BYTES = 1 << 62
+# A type is kept in the index, and told to clients.
+_TELLABLE_TYPE = re.compile(r"[!-~]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,8 @@ def is_manifest_type(media_type: str) -> bool:
 
 
 def bare_type(content_type: str) -> str:
-    """A Content-Type without its parameters."""
-    return content_type.partition(";")[0].strip().lower()
+    """A Content-Type without its parameters; nothing for what could not be told on."""
+    return _tellable(content_type.partition(";")[0].strip().lower())
 
 
 def media_type_of(body: bytes, content_type: str) -> str | None:
@@ -208,10 +211,15 @@ def _digests_of(entries: Iterable[object]) -> tuple[Digest, ...]:
 
 def _descriptor(entry: dict[str, Any]) -> Descriptor | None:
     size_bytes = entry.get("size")
-    if not isinstance(size_bytes, int) or not 0 <= size_bytes < _MAX_SIZE_BYTES:
+    if not isinstance(size_bytes, int) or not 0 <= size_bytes < MAX_SIZE_BYTES:
         return None
     try:
         digest = Digest.parse(str(entry.get("digest")))
     except MirrorError:
         return None
-    return Descriptor(digest, str(entry.get("mediaType", "")), size_bytes)
+    return Descriptor(digest, _tellable(str(entry.get("mediaType", ""))), size_bytes)
+
+
+def _tellable(media_type: str) -> str:
+    """JSON may hold half a character, and a header any byte."""
+    return media_type if _TELLABLE_TYPE.fullmatch(media_type) else ""

@@ -196,3 +196,27 @@ async def test_a_manifest_that_is_wrong_at_one_endpoint_comes_from_the_next(
         for reference in ("latest", image.digest):
             path = f"/v2/hub.test/{APP}/manifests/{reference}"
             assert (await house.get(path)).body == image.manifest
+
+
+@pytest.mark.parametrize("fault", [OtherBody(b"not it"), Garbage(), Cut(10), Stall(10)], ids=repr)
+async def test_a_list_that_is_wrong_at_one_endpoint_comes_from_the_next(
+    registry: FakeRegistry, second: FakeRegistry, tmp_path: Path, fault: Fault
+) -> None:
+    image = registry.add_image(APP)
+    registry.fail(fault)
+    upstream = {"endpoints": [registry.url, second.url], "idle_timeout": "1s"}
+    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+        for path in ("tags/list", f"referrers/{image.digest}"):
+            assert (await house.get(f"/v2/hub.test/{APP}/{path}")).status == 200
+
+
+async def test_a_list_that_is_wrong_is_none_though_the_next_endpoint_has_none(
+    registry: FakeRegistry, second: FakeRegistry, tmp_path: Path
+) -> None:
+    """What would be told as an empty list might hide signatures."""
+    image = registry.add_image(APP)
+    registry.fail(Garbage(), kind="referrers")
+    second.referrers_api = False
+    upstream = {"endpoints": [registry.url, second.url]}
+    async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+        assert (await house.get(f"/v2/hub.test/{APP}/referrers/{image.digest}")).status == 502

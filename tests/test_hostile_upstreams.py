@@ -289,6 +289,77 @@ async def test_odd_headers_reach_no_client_and_break_nothing(
         assert answer.headers["Content-Type"] == OCI_MANIFEST
 
 
+@pytest.mark.parametrize("applied", ["a\x01b", "a\x7fb", "é", "x" * 5000])
+async def test_odd_names_of_filters_reach_no_client(
+    applied: str, registry: FakeRegistry, house: House
+) -> None:
+    digest = registry.repositories[APP].tags["latest"]
+    registry.fail(Header("OCI-Filters-Applied", applied), kind="referrers")
+    answer = await house.get(f"/v2/{UPSTREAM}/{APP}/referrers/{digest}?artifactType=x/y")
+    assert answer.status == 200
+    assert "OCI-Filters-Applied" not in answer.headers
+
+
+@asynccontextmanager
+async def sized(size: int, body: bytes) -> AsyncIterator[str]:
+    """An upstream that tells this size of anything, whether it exists or not, and sends `body`."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK % TYPE + b"Docker-Content-Digest: %b\r\n" % digest_of(body).encode())
+        writer.write(b"Content-Length: %d\r\n\r\n" % size)
+        writer.write(b"" if request.startswith(b"HEAD") else body)
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1, 2**64])
+async def test_sizes_that_nothing_has_are_a_bad_gateway_at_once(size: int, tmp_path: Path) -> None:
+    body = b'{"schemaVersion": 2, "config": {}, "layers": []}'
+    digest = digest_of(body)
+    paths = [TAG, TAG.replace("latest", digest), f"/v2/{UPSTREAM}/{APP}/blobs/{digest}"]
+    async with (
+        sized(size, body) as url,
+        mirroring(tmp_path, {UPSTREAM: {"endpoints": [url]}}) as house,
+        asyncio.timeout(5),
+    ):
+        for path in paths:
+            assert (await house.head(path)).status in (200, 502)
+            assert (await house.get(path)).status == 502
+        assert await house.metric("mirror_index_errors_total") == 0
+
+
+async def test_a_remembered_tag_outlasts_sizes_that_nothing_has(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    image = registry.add_image(APP)
+    async with sized(2**63, b"{}") as url:
+        settings: dict[str, Any] = {"tag_ttl": "0s"}
+        async with mirroring(
+            tmp_path, {UPSTREAM: {"endpoints": [registry.url], **settings}}
+        ) as house:
+            assert (await house.get(TAG)).body == image.manifest
+        async with mirroring(tmp_path, {UPSTREAM: {"endpoints": [url], **settings}}) as house:
+            answer = await house.get(TAG)
+            assert (answer.status, answer.body) == (200, image.manifest)
+
+
+async def test_what_a_manifest_names_in_half_characters_is_no_fault_of_the_index(
+    registry: FakeRegistry, house: House
+) -> None:
+    """Whoever may push a manifest chooses what it says."""
+    layer = b"a layer"
+    entry = {"mediaType": "half\ud800", "digest": registry.add_blob(APP, layer), "size": len(layer)}
+    document = {"schemaVersion": 2, "config": entry, "layers": [entry]}
+    registry.add_manifest(APP, json.dumps(document).encode(), OCI_MANIFEST, "half")
+    assert (await house.get(TAG.replace("latest", "half"))).status == 200
+    assert (await house.get(f"/v2/{UPSTREAM}/{APP}/blobs/{digest_of(layer)}")).body == layer
+    assert await house.metric("mirror_index_errors_total") == 0
+
+
 async def test_other_content_than_asked_for_is_never_served_by_its_digest(
     registry: FakeRegistry, house: House
 ) -> None:

@@ -190,3 +190,22 @@ async def test_an_old_client_is_not_left_without_a_size(
         stream, body = await answer_of(wire)
     assert stream.status == 502
     assert b"HTTP/1.0 needs one" in body
+
+
+async def test_after_wrong_bytes_another_endpoint_is_the_first_to_be_asked(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.fail(WrongByte(5), kind="blob")
+    path = add_layer(registry, DATA)
+    storage = {"path": str(tmp_path / "data"), "max_size": "512KiB"}
+    async with FakeRegistry() as second:
+        add_layer(second, DATA)
+        upstream = {"endpoints": [registry.url, second.url]}
+        async with mirroring(tmp_path, {UPSTREAM: upstream}, storage=storage) as house:
+            answer = await house.get(path)
+            assert (answer.status, answer.ended) == (200, "short")
+            for _ in range(2):
+                answer = await house.get(path)
+                assert (answer.ended, answer.body) == ("complete", DATA)
+        assert registry.count("GET", "blob") <= 2
+        assert house.stored_blobs() == set()

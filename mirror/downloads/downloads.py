@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import structlog
-from cachetools import TTLCache
 
 from mirror.downloads.arrival import Arrival
-from mirror.downloads.crowd import MAX_ARRIVALS, Crowd
+from mirror.downloads.crowd import Crowd
+from mirror.downloads.distrust import Distrust
 from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.transfer import Transfer
 from mirror.errors import MirrorError, ShuttingDown, StorageFailed, WrongBytes
@@ -22,8 +22,6 @@ from mirror.store.staging import StagedBlob
 from mirror.threads import in_thread, stand_back
 from mirror.upstream.client import UpstreamClient
 
-# An endpoint that sent wrong bytes of a blob is asked last for it, for so long.
-DISTRUST_SECONDS = 600
 # For writing and hashing: one more than the cores of a small machine, so that a disk that stalls
 # one download does not stall all. Commits wait for the disk by their nature and have their own.
 _THREADS = 4
@@ -58,7 +56,7 @@ class Downloads:
         )
         self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
         self.crowd = Crowd({name: each.blob_connections for name, each in clients.items()})
-        self._distrusted: TTLCache[Digest, int] = TTLCache(MAX_ARRIVALS, DISTRUST_SECONDS)
+        self._distrust = Distrust()
         self.landed = 0
         self._is_closing = False
 
@@ -67,7 +65,8 @@ class Downloads:
 
     def pass_through(self, repository: Repository, digest: Digest) -> PassThrough:
         """The blob past the disk, for one client."""
-        return PassThrough(self._clients[repository.upstream], repository, digest)
+        client = self._clients[repository.upstream]
+        return PassThrough(client, repository, digest, self._distrust)
 
     async def join(
         self, repository: Repository, digest: Digest, expected_bytes: int | None
@@ -152,7 +151,7 @@ class Downloads:
     ) -> Arrival:
         arrival = Arrival(digest, repository, StagedBlob(self._store, digest), expected_bytes)
         arrival.is_asked, arrival.began_ahead = is_asked, not is_asked
-        arrival.first_attempt = self._distrusted.get(digest, 0)
+        arrival.first_attempt = self._distrust.first_attempt(repository.upstream, digest)
         loop = asyncio.get_running_loop()
         self.crowd.add(arrival, loop.create_task(self._bring(arrival), name=f"arrival {digest}"))
         return arrival
@@ -175,7 +174,8 @@ class Downloads:
         except MirrorError as failed:
             error = failed
             if isinstance(failed, WrongBytes):
-                self._distrusted[arrival.digest] = arrival.first_attempt + 1
+                upstream = arrival.source.upstream
+                self._distrust.note(upstream, arrival.digest, arrival.first_attempt)
             tell = _log.warning if arrival.is_asked else _log.debug
             tell("download failed", digest=str(arrival.digest), error=failed.message)
         except OSError as failed:

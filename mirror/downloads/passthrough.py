@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from mirror.downloads.arrival import HELD_BACK_BYTES
+from mirror.downloads.distrust import Distrust
 from mirror.downloads.tries import Tries
 from mirror.errors import UpstreamBroken, UpstreamFailing, WrongBytes
 from mirror.names import Digest, Repository
@@ -16,10 +17,14 @@ from mirror.upstream.client import ENDED_EARLY, MAX_UNTOLD_BYTES, UpstreamClient
 
 
 class PassThrough:
-    def __init__(self, client: UpstreamClient, repository: Repository, digest: Digest) -> None:
+    def __init__(
+        self, client: UpstreamClient, repository: Repository, digest: Digest, distrust: Distrust
+    ) -> None:
         self._client = client
         self._repository = repository
         self._digest = digest
+        self._distrust = distrust
+        self._first_attempt = 0
         self.size_bytes: int | None = None
 
     async def open(self) -> None:
@@ -36,12 +41,17 @@ class PassThrough:
         """[start, end), or to the blob's end. Each chunk is good until the next is asked for.
 
         `completes`: the blob is fetched and hashed from its start, and its end waits for that.
-        Raises UpstreamError.
+        Raises UpstreamError. After WrongBytes, the next client's begin with another endpoint.
         """
+        self._first_attempt = self._distrust.first_attempt(self._client.name, self._digest)
         pieces = self._hashed(start, end) if completes else self._fetched(start, end)
         async with aclosing(pieces):
-            async for piece in pieces:
-                yield piece
+            try:
+                async for piece in pieces:
+                    yield piece
+            except WrongBytes:
+                self._distrust.note(self._client.name, self._digest, self._first_attempt)
+                raise
 
     async def _hashed(
         self, start: int, end: int | None
@@ -107,6 +117,7 @@ class PassThrough:
         that brought nothing another endpoint is asked first.
         """
         name = self._repository.name
+        attempt += self._first_attempt
         asking = self._client.get_blob(name, self._digest, start, end, attempt=attempt)
         async with asking as answer:
             answer.check_begins_at(start)

@@ -4,6 +4,7 @@ for outages. A failure is never told as an empty list.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from mirror.proxy.weblinks import next_query
 from mirror.singleflight import Flights
 from mirror.store.index import Index
 from mirror.store.remembered import MAX_LISTINGS, RememberedListing
-from mirror.upstream.client import ManifestAnswer, UpstreamClient
+from mirror.upstream.client import ListingAnswer, ManifestAnswer, UpstreamClient
 
 MAX_VALUE_CHARACTERS = 512
 MAX_REMEMBERED_BYTES = 1024 * 1024
@@ -29,6 +30,8 @@ MAX_REMEMBERED_BYTES = 1024 * 1024
 # not fill the index with questions of their own making. The last two are some registries' tokens.
 PARAMETERS = frozenset({"artifactType", "last", "n", "next_page", "page_token"})
 FILTERS_APPLIED = "OCI-Filters-Applied"
+# Names of parameters. Anything else is not told on: no client may be sent any byte as a header.
+_FILTERS = re.compile(r"[\w, -]{1,256}", re.ASCII)
 _NO_REFERRERS = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
 
 Query = Mapping[str, str]
@@ -109,24 +112,31 @@ class Listings:
 
     async def _ask_tags(self, repository: Repository, query: Query) -> RememberedListing:
         client = self._clients[repository.upstream]
-        answer = await client.get_listing(repository.name, "tags", "tags/list", query)
-        body = await asyncio.to_thread(_tags_of, repository, answer.body)
-        return _remember(body, answer.headers)
+
+        async def understand(answer: ListingAnswer) -> RememberedListing:
+            body = await asyncio.to_thread(_tags_of, repository, answer.body)
+            return _remember(body, answer.headers)
+
+        return await client.get_listing(repository.name, "tags", "tags/list", query, understand)
 
     async def _ask_referrers(
         self, repository: Repository, digest: Digest, query: Query
     ) -> RememberedListing:
         client = self._clients[repository.upstream]
+
+        async def understand(answer: ListingAnswer) -> RememberedListing:
+            if bare_type(answer.headers.get("Content-Type", "")) != OCI_INDEX:
+                raise UpstreamBroken(
+                    repository.upstream, "sent a list of referrers that is no index"
+                )
+            await asyncio.to_thread(_index_of, repository, answer.body)
+            return _remember(answer.body, answer.headers)
+
+        path = f"referrers/{digest}"
         try:
-            answer = await client.get_listing(
-                repository.name, "referrers", f"referrers/{digest}", query
-            )
+            return await client.get_listing(repository.name, "referrers", path, query, understand)
         except UpstreamNotFound:
             return await self._from_fallback_tag(repository, digest, query.get("artifactType"))
-        if bare_type(answer.headers.get("Content-Type", "")) != OCI_INDEX:
-            raise UpstreamBroken(repository.upstream, "sent a list of referrers that is no index")
-        await asyncio.to_thread(_index_of, repository, answer.body)
-        return _remember(answer.body, answer.headers)
 
     async def _from_fallback_tag(
         self, repository: Repository, digest: Digest, artifact_type: str | None
@@ -160,10 +170,11 @@ def _remember(body: bytes, headers: Mapping[str, str]) -> RememberedListing:
 def _listing(
     remembered: RememberedListing, cache: Cache, stale_seconds: float | None = None
 ) -> Listing:
+    applied = remembered.headers.get(FILTERS_APPLIED, "")
     return Listing(
         remembered.body,
         next_query(remembered.headers.get("Link")),
-        remembered.headers.get(FILTERS_APPLIED),
+        applied if _FILTERS.fullmatch(applied) else None,
         cache,
         stale_seconds,
     )

@@ -15,7 +15,7 @@ from mirror.errors import (
     UpstreamError,
     UpstreamFailing,
 )
-from mirror.manifest import MANIFEST_LIMIT_BYTES, bare_type
+from mirror.manifest import MANIFEST_LIMIT_BYTES, MAX_SIZE_BYTES, bare_type
 from mirror.metrics import Metrics
 from mirror.names import Digest, Reference
 from mirror.upstream.asking import Asker, Question
@@ -70,8 +70,9 @@ class BlobAnswer:
         if self.is_partial and told is None:
             raise UpstreamBroken(client.name, "sent a part of a blob without saying which")
         self.start = told[0] if self.is_partial and told else 0
-        whole_bytes = response.content_length if not self.is_partial else None
-        self.size_bytes = told[2] if self.is_partial and told else whole_bytes
+        self.size_bytes = told[2] if self.is_partial and told else response.content_length
+        if self.size_bytes is not None and self.size_bytes > MAX_SIZE_BYTES:
+            raise UpstreamBroken(client.name, f"tells {self.size_bytes} bytes of a blob")
 
     def close(self) -> None:
         self._response.close()
@@ -137,7 +138,7 @@ class UpstreamClient:
             return ManifestHead()
         response.release()
         return ManifestHead(
-            _digest_of(response), bare_type(response.content_type), response.content_length
+            _digest_of(response), bare_type(response.content_type), _size_of_manifest(response)
         )
 
     async def get_manifest(
@@ -146,22 +147,15 @@ class UpstreamClient:
         reference: Reference,
         understand: Callable[[ManifestAnswer], Awaitable[T]],
     ) -> T:
-        """What `understand` makes of the answer. Where that raises UpstreamBroken, or the body does
-        not come, the answer is sought at the next endpoint.
-        """
-        path = f"manifests/{reference}"
-        failed: UpstreamError | None = None
-        for attempt in range(len(self.upstream.endpoints)):
-            question = Question("GET", repository_name, "manifest", path, attempt=attempt)
-            response = await self._ask(question)
-            try:
-                body = await self.transport.read(response, "manifest", MANIFEST_LIMIT_BYTES)
-                content_type = response.headers.get("Content-Type", "")
-                return await understand(ManifestAnswer(body, content_type, _digest_of(response)))
-            except UpstreamFailing as error:
-                failed = failed or error
-        assert failed is not None  # noqa: S101 - there is an endpoint
-        raise failed
+        """What `understand` makes of the answer: see `_understood`."""
+
+        async def read(response: aiohttp.ClientResponse) -> T:
+            body = await self.transport.read(response, "manifest", MANIFEST_LIMIT_BYTES)
+            content_type = response.headers.get("Content-Type", "")
+            return await understand(ManifestAnswer(body, content_type, _digest_of(response)))
+
+        question = Question("GET", repository_name, "manifest", f"manifests/{reference}")
+        return await self._understood(question, read)
 
     async def head_blob(self, repository_name: str, digest: Digest) -> int | None:
         """The size, where the upstream says it. Never a download."""
@@ -229,22 +223,54 @@ class UpstreamClient:
         return not self._offline and self._asker.can_spare_blobs()
 
     async def get_listing(
-        self, repository_name: str, kind: str, path: str, query: Mapping[str, str]
-    ) -> ListingAnswer:
-        """`path` is `tags/list` or `referrers/<digest>`."""
-        headers = {"Accept": "*/*"}
-        response = await self._ask(Question("GET", repository_name, kind, path, headers, query))
-        body = await self.transport.read(response, kind, LISTING_LIMIT_BYTES)
-        return ListingAnswer(body, response.headers)
+        self,
+        repository_name: str,
+        kind: str,
+        path: str,
+        query: Mapping[str, str],
+        understand: Callable[[ListingAnswer], Awaitable[T]],
+    ) -> T:
+        """What `understand` makes of the answer: see `_understood`. `path` is `tags/list` or
+        `referrers/<digest>`.
+        """
+
+        async def read(response: aiohttp.ClientResponse) -> T:
+            body = await self.transport.read(response, kind, LISTING_LIMIT_BYTES)
+            return await understand(ListingAnswer(body, response.headers))
+
+        question = Question("GET", repository_name, kind, path, {"Accept": "*/*"}, query)
+        return await self._understood(question, read)
 
     def received(self, kind: str, received_bytes: int) -> None:
         self._metrics.upstream_received(self.name, kind, received_bytes)
+
+    async def _understood(
+        self, question: Question, read: Callable[[aiohttp.ClientResponse], Awaitable[T]]
+    ) -> T:
+        """What `read` makes of an answer. Where that raises UpstreamFailing, since the body does
+        not come or is nonsense, the answer is sought at the next endpoint.
+        """
+        failed: UpstreamError | None = None
+        for attempt in range(len(self.upstream.endpoints)):
+            response = await self._ask(replace(question, attempt=attempt))
+            try:
+                return await read(response)
+            except UpstreamFailing as error:
+                failed = failed or error
+        assert failed is not None  # noqa: S101 - there is an endpoint
+        raise failed
 
     async def _ask(self, question: Question) -> aiohttp.ClientResponse:
         """A 2xx, its body unread."""
         if self._offline:
             raise Offline(self.name, f"this mirror is offline and does not hold {question.path}")
         return await self._asker.ask(question)
+
+
+def _size_of_manifest(response: aiohttp.ClientResponse) -> int | None:
+    """None too for what nothing has."""
+    told = response.content_length
+    return told if told is not None and told <= MAX_SIZE_BYTES else None
 
 
 def _digest_of(response: aiohttp.ClientResponse) -> Digest | None:
