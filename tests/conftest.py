@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from mirror.downloads import further
 from mirror.proxy import patience
+from mirror.proxy.patience import STAND_IN_SECONDS
 from mirror.store import database
 from mirror.store.index import Index
 from tests.fakes.deadline import DEADLINE_SECONDS, SOON_SECONDS
@@ -59,8 +60,10 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hurried(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an upstream is silent on purpose, and something remembered stands in."""
-    monkeypatch.setattr(patience, "STAND_IN_SECONDS", 0.5)
+    """Where an upstream is silent on purpose, and something remembered stands in as soon as it does
+    for clients.
+    """
+    monkeypatch.setattr(patience, "STAND_IN_SECONDS", STAND_IN_SECONDS)
 
 
 @pytest.fixture
