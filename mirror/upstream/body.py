@@ -26,6 +26,8 @@ MAX_GROWN_BYTES = 48 * 1024 * 1024
 # What is kept of it while no body wants it.
 MAX_SPARE_BYTES = 16 * 1024 * 1024
 
+NO_HTTP = "the body goes on with what is no HTTP"
+
 
 class Blocks:
     """The memory that all bodies share. A block that cannot be had larger stays as it is; one that
@@ -136,7 +138,7 @@ async def next_piece(content: aiohttp.StreamReader) -> bytes:
         return await content.readany()
     except RuntimeError as error:
         # So aiohttp says that it closed the connection over what is no HTTP: a chunk, say.
-        raise aiohttp.ClientPayloadError("the body goes on with what is no HTTP") from error
+        raise aiohttp.ClientPayloadError(NO_HTTP) from error
 
 
 def _taken_from(content: aiohttp.StreamReader) -> bytes:

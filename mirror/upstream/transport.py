@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from enum import Enum
 
 import aiohttp
-from aiohttp.connector import Connection
 from cachetools import TTLCache
 from yarl import URL
 
@@ -29,6 +28,7 @@ from mirror.upstream.addresses import (
 from mirror.upstream.body import next_piece
 from mirror.upstream.circuits import Failure, Trial
 from mirror.upstream.definition import Upstream
+from mirror.upstream.endings import answer_within
 from mirror.weburls import parse_url
 
 MAX_REDIRECTS = 5
@@ -252,7 +252,7 @@ class Transport:
                     limit_per_host=connections_of(self._upstream, pool),
                     resolver=BoundedResolver(self._names, limit),
                 ),
-                response_class=_answer_within(
+                response_class=answer_within(
                     HEAD_IDLE_TIMEOUTS * self._upstream.idle_timeout_seconds
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -274,47 +274,6 @@ def _failure_of(error: UpstreamError, *, is_redirected: bool) -> Failure:
     if isinstance(error, UpstreamUnreachable):
         return Failure.NO_ANSWER
     return Failure.BAD_ANSWER
-
-
-def _answer_within(seconds: float) -> type[aiohttp.ClientResponse]:
-    """Answers whose head has to be complete within this time of the request's."""
-
-    class Answer(aiohttp.ClientResponse):
-        async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-            async with asyncio.timeout(seconds):
-                await super().start(connection)
-            _end_with_connection(self.content, connection)
-            return self
-
-    return Answer
-
-
-def _end_with_connection(body: aiohttp.StreamReader, connection: Connection) -> None:
-    """Lets whoever waits for a body hear that its connection was closed. aiohttp tells nobody where
-    it does that itself, since what goes on is no HTTP: a chunk that is none, say.
-    """
-    protocol = connection.protocol
-    closed = protocol.closed if protocol is not None else None
-    if closed is None or body.is_eof():
-        return
-
-    def end(_closed: asyncio.Future[None]) -> None:
-        if body.exception() is None and not body.is_eof():
-            body.set_exception(aiohttp.ClientPayloadError("the body goes on with what is no HTTP"))
-
-    def forget() -> None:
-        closed.remove_done_callback(end)
-
-    closed.remove_done_callback(_hear)  # an earlier answer's
-    closed.add_done_callback(_hear)
-    closed.add_done_callback(end)
-    body.on_eof(forget)
-
-
-def _hear(closed: "asyncio.Future[None]") -> None:
-    """Whoever was to be told how a connection ended has been."""
-    if not closed.cancelled():
-        closed.exception()
 
 
 def _reason(error: Exception) -> str:

@@ -101,8 +101,10 @@ class Supervisor:
         self._lifeline = (-1, -1)
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT; the value is the exit code. Raises CannotListen,
-        NowhereToMeet, OSError."""
+        """Until SIGTERM or SIGINT; the value is the exit code.
+
+        Raises CannotListen, NowhereToMeet, OSError.
+        """
         host, port = self._settings.listen
         listeners = [listening(host, port, shared=True)]
         port = listeners[0][0].getsockname()[1]
