@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.downloads import writeback
 from tests.fakes.faults import NoLength
 from tests.fakes.images import Image, digest_of
 from tests.fakes.registry import FakeRegistry
@@ -67,6 +68,7 @@ async def test_every_operation_may_fail(
 ) -> None:
     """Each in its turn, and each under an image of its own, of which nothing is here."""
     disk = FaultyDisk(monkeypatch)
+    monkeypatch.setattr(writeback, "BEGIN_BYTES", len(LAYER) // 2)  # the disk begins in time
     nth, has_failed = 0, True
     async with mirroring(tmp_path, {"docker.io": registry}) as house:
         while has_failed:

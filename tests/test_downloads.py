@@ -15,6 +15,7 @@ from mirror.downloads.crowd import Crowd
 from mirror.downloads.downloads import Downloads
 from mirror.downloads.shares import Shares
 from mirror.downloads.transfer import Transfer
+from mirror.downloads.writeback import Writeback
 from mirror.errors import ShuttingDown
 from mirror.manifest import Descriptor
 from mirror.metrics import Metrics
@@ -116,7 +117,13 @@ async def test_a_reader_may_ask_while_the_transfer_is_cancelled(tmp_path: Path) 
 
     with ThreadPoolExecutor(1) as threads:
         transfer = Transfer(
-            arrival, silent_client(), threads, Metrics(), Shares(8), cast(Any, check_room)
+            arrival,
+            silent_client(),
+            threads,
+            Writeback(threads, threads),
+            Metrics(),
+            Shares(8),
+            cast(Any, check_room),
         )
         task = asyncio.ensure_future(transfer.run())
         while not (tmp_path / "staging").exists():  # noqa: ASYNC110 - nobody says when

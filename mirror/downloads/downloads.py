@@ -12,6 +12,7 @@ from mirror.downloads.crowd import Crowd
 from mirror.downloads.distrust import Distrust
 from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.transfer import Transfer
+from mirror.downloads.writeback import Writeback
 from mirror.errors import MirrorError, ShuttingDown, StorageFailed, WrongBytes
 from mirror.manifest import BLOB_TYPE, Descriptor
 from mirror.metrics import Metrics
@@ -19,7 +20,7 @@ from mirror.names import Digest, Repository
 from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction
 from mirror.store.staging import StagedBlob
-from mirror.threads import in_thread, stand_back
+from mirror.threads import in_thread, stand_back, unbroken
 from mirror.upstream.client import UpstreamClient
 
 # For writing and hashing: one more than the cores of a small machine, so that a disk that stalls
@@ -55,6 +56,7 @@ class Downloads:
             _THREADS, thread_name_prefix="arrivals", initializer=stand_back
         )
         self._commits = ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="commits")
+        self._writeback = Writeback(self._threads, self._commits)
         self.crowd = Crowd({name: each.blob_connections for name, each in clients.items()})
         self._distrust = Distrust()
         self.landed = 0
@@ -134,6 +136,7 @@ class Downloads:
             for task in late:
                 task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await self._writeback.aclose()
         for threads in (self._threads, self._commits):
             await asyncio.to_thread(threads.shutdown)
 
@@ -166,9 +169,18 @@ class Downloads:
                 await self._check_room(arrival)  # before the upstream is asked for nothing
             shares = self.crowd.shares[client.name]
             check_room = partial(self._check_room, arrival)
-            transfer = Transfer(arrival, client, self._threads, self._metrics, shares, check_room)
+            transfer = Transfer(
+                arrival,
+                client,
+                self._threads,
+                self._writeback,
+                self._metrics,
+                shares,
+                check_room,
+            )
             await transfer.run()
             size_bytes = await arrival.wait_size()
+            await self._writeback.let_go(arrival.staged)
             await in_thread(self._commits, arrival.staged.commit, size_bytes)
             await self._keep(arrival, size_bytes)
         except MirrorError as failed:
@@ -193,9 +205,8 @@ class Downloads:
         unless what is there is wrong, or on a disk that fails.
         """
         is_of_use = not arrival.is_stored and not isinstance(error, WrongBytes | StorageFailed)
-        leave = arrival.staged.close if is_of_use else arrival.staged.discard
         try:
-            await in_thread(self._threads, leave)
+            await unbroken(self._leave(arrival.staged, is_of_use=is_of_use))
         except OSError as failed:
             _log.error("staging is not left", digest=str(arrival.digest), error=str(failed))
         finally:
@@ -204,6 +215,11 @@ class Downloads:
             if not arrival.verified:
                 arrival.fail(error)
             arrival.end()
+
+    async def _leave(self, staged: StagedBlob, *, is_of_use: bool) -> None:
+        """Raises OSError."""
+        await self._writeback.let_go(staged)
+        await in_thread(self._threads, staged.close if is_of_use else staged.discard)
 
     async def _check_room(self, arrival: Arrival) -> None:
         """For all that is on its way together; what nobody has asked for gives way. Raises

@@ -2,16 +2,15 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
 from contextlib import aclosing
 
 from mirror.downloads.arrival import Arrival
 from mirror.downloads.coverage import Coverage
 from mirror.downloads.shares import Shares
 from mirror.downloads.stretches import Stretch
+from mirror.downloads.writeback import Writeback
 from mirror.errors import UpstreamBroken, WrongBytes
 from mirror.metrics import Metrics
-from mirror.threads import in_thread
 from mirror.upstream.body import fills_its_block
 from mirror.upstream.client import UpstreamClient
 
@@ -23,14 +22,14 @@ class Landing:
         self,
         arrival: Arrival,
         client: UpstreamClient,
-        threads: Executor,
+        writeback: Writeback,
         metrics: Metrics,
         shares: Shares,
     ) -> None:
         self.arrival = arrival
         self.client = client
-        self.threads = threads
         self.shares = shares
+        self._writeback = writeback
         self._metrics = metrics
         self.coverage = Coverage(arrival.present)
         # By connections beside fill.
@@ -78,7 +77,7 @@ class Landing:
             data = view[start - begin : position - begin]
             self.coverage.writing.add(start, position)
             try:
-                await in_thread(self.threads, self.arrival.staged.write, start, data)
+                await self._writeback.write(self.arrival.staged, start, data)
             finally:
                 self.coverage.writing.remove(start, position)
             self.arrival.wrote(start, position)

@@ -19,6 +19,7 @@ from mirror.downloads.further import Further
 from mirror.downloads.landing import Landing
 from mirror.downloads.pieces import Pieces
 from mirror.downloads.shares import Shares
+from mirror.downloads.writeback import Writeback
 from mirror.errors import WrongBytes
 from mirror.intervals import Intervals
 from mirror.metrics import Metrics
@@ -36,6 +37,7 @@ class Transfer:
         arrival: Arrival,
         client: UpstreamClient,
         threads: Executor,
+        writeback: Writeback,
         metrics: Metrics,
         shares: Shares,
         check_room: CheckRoom,
@@ -46,7 +48,7 @@ class Transfer:
         self._metrics = metrics
         self._tasks = asyncio.TaskGroup()
         self._fetching: set[asyncio.Task[None]] = set()
-        self._landing = Landing(arrival, client, threads, metrics, shares)
+        self._landing = Landing(arrival, client, writeback, metrics, shares)
         self._fill = Fill(self._landing, check_room)
         pieces = Pieces(self._landing, self._fill, self._spawn)
         self._further = Further(self._landing, self._fill, pieces, self._spawn)

@@ -37,6 +37,7 @@ class StagedBlob:
         self._digest = digest
         self._hash = hashlib.new(digest.algorithm)
         self._data = self._progress = -1
+        self._sync_error: OSError | None = None
 
     def open(self) -> Intervals:
         """Goes on where an earlier download ended; returns what is there."""
@@ -56,11 +57,21 @@ class StagedBlob:
 
     def write(self, offset: int, data: memoryview) -> None:
         """All of it; on a full disk a write that was cut short is told by the next one."""
+        self._check_synced()
         start = offset
         while data:
             written = os.pwrite(self._data, data, offset)
             data, offset = data[written:], offset + written
         os.write(self._progress, b"%d %d\n" % (start, offset))
+
+    def sync(self) -> None:
+        """Has the disk take what is written. The system tells only once what went wrong with that:
+        it is kept for the next write or the commit, and not raised here.
+        """
+        try:
+            os.fdatasync(self._data)
+        except OSError as error:
+            self._sync_error = error
 
     def hash(self, start: int, end: int) -> None:
         """Feeds [start, end) to the hash; calls must follow one another without a gap."""
@@ -80,6 +91,7 @@ class StagedBlob:
         """Gives the file its final name. The folder stays until `discard`: without its data, it
         says to the next start that the index may not know the blob.
         """
+        self._check_synced()
         os.ftruncate(self._data, size_bytes)
         os.fsync(self._data)
         self._store.commit(data_in(self._folder), self._digest)
@@ -96,6 +108,10 @@ class StagedBlob:
         """Closes and removes it; may be called always, also twice."""
         self._close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _check_synced(self) -> None:
+        if self._sync_error is not None:
+            raise self._sync_error
 
     def _close(self) -> None:
         for descriptor in (self._data, self._progress):

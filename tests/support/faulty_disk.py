@@ -12,7 +12,7 @@ import pytest
 
 Fault = Literal["EIO", "ENOSPC", "short write"]
 
-_OPERATIONS = ("open", "mkdir", "pwrite", "write", "fsync", "ftruncate", "replace")
+_OPERATIONS = ("open", "mkdir", "pwrite", "write", "fdatasync", "fsync", "ftruncate", "replace")
 _WRITES = ("pwrite", "write")
 _FRAMES_LOOKED_AT = 5
 
