@@ -29,8 +29,8 @@ WAIT_SECONDS = 5.0
 TURN_SECONDS = 0.5
 # At most this long is forgotten of what was used by a kill.
 WRITE_USES_EVERY_SECONDS = 30.0
-# Kept free by the rounds in the background: for manifests, which ask for no room, and for what
-# nobody has asked for yet, for which nothing goes.
+# Kept free by the rounds in the background: for manifests, so that their clients seldom wait until
+# something went, and for what nobody has asked for yet, for which nothing goes.
 MARGIN_BYTES = 4 * 1024**3
 MARGIN_SHARE = 0.05
 
