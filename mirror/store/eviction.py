@@ -6,8 +6,8 @@ What is pinned stays, and what is being read; see removal.py for how a blob goes
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -29,8 +29,8 @@ WAIT_SECONDS = 5.0
 TURN_SECONDS = 0.5
 # At most this long is forgotten of what was used by a kill.
 WRITE_USES_EVERY_SECONDS = 30.0
-# Kept free by the rounds in the background: for manifests, which ask for no room, and for what
-# nobody has asked for yet, for which nothing goes.
+# Kept free by the rounds in the background: for manifests, so that their clients seldom wait until
+# something went, and for what nobody has asked for yet, for which nothing goes.
 MARGIN_BYTES = 4 * 1024**3
 MARGIN_SHARE = 0.05
 
@@ -63,6 +63,8 @@ class Eviction:
         self._uses: defaultdict[Digest, Uses] = defaultdict(Uses)
         # What is on its way in takes, and will take.
         self.arriving_bytes: Callable[[], int] = lambda: 0
+        # Of manifests that have room here and are no blobs yet.
+        self._promised_bytes = 0
         self._floor = 0.0
         self._round = asyncio.Lock()
         self._closing = asyncio.Event()
@@ -148,6 +150,27 @@ class Eviction:
                     "their way"
                 )
 
+    @asynccontextmanager
+    async def place_for(self, size_bytes: int) -> AsyncIterator[None]:
+        """For a manifest, within `max_size`, while its file is written; the disk keeps room for it
+        by itself. Raises StorageFailed where there is none.
+        """
+        self._promised_bytes += size_bytes
+        try:
+            if self._surplus_bytes(0) > 0:
+                await self._make_place()
+            yield
+        finally:
+            self._promised_bytes -= size_bytes
+
+    async def _make_place(self) -> None:
+        async with self._round:
+            surplus_bytes = self._surplus_bytes(0)
+            if 0 < surplus_bytes <= await self._most_bytes():
+                await self._evict(surplus_bytes, WAIT_SECONDS)
+            if self._surplus_bytes(0) > 0:
+                raise StorageFailed("the cache is full, and nothing in it may go")
+
     async def check_room(self, coming_bytes: int, more_bytes: int) -> None:
         """That there is as much without anything going; `more_bytes` of it do not count as arriving
         yet. Raises StorageFailed.
@@ -173,7 +196,8 @@ class Eviction:
         if self._limits.max_bytes is None:
             return 0
         held_bytes = self._usage.size_bytes + self._store.leftovers.size_bytes
-        return held_bytes + self.arriving_bytes() + margin_bytes - self._limits.max_bytes
+        coming_bytes = self.arriving_bytes() + self._promised_bytes
+        return held_bytes + coming_bytes + margin_bytes - self._limits.max_bytes
 
     def _margin_bytes(self) -> int:
         return min(MARGIN_BYTES, int((self._limits.max_bytes or 0) * MARGIN_SHARE))
