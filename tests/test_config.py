@@ -542,3 +542,6 @@ def test_a_password_file_is_read_anew_for_each_login(tmp_path: Path) -> None:
     assert credential.read_password() == "one"
     secret.write_text("two\r\n")
     assert credential.read_password() == "two"
+    secret.write_text("\n")
+    with pytest.raises(ValueError, match="empty"):
+        credential.read_password()

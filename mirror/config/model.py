@@ -163,10 +163,14 @@ class Credential(_Model):
     password_file: ReadableFile | None = None
 
     def read_password(self) -> str:
-        """Raises OSError when the file has gone."""
-        if self.password_file is not None:
-            return self.password_file.read_text().strip("\r\n")
-        return self.password.get_secret_value() if self.password else ""
+        """Raises OSError when the file has gone, ValueError when it is empty or no text: as it is
+        for a moment where a new password is written in place.
+        """
+        if self.password_file is None:
+            return self.password.get_secret_value() if self.password else ""
+        if not (password := self.password_file.read_text().strip("\r\n")):
+            raise ValueError("the password file is empty")
+        return password
 
 
 class Tls(_Model):
