@@ -144,6 +144,12 @@ def _rate(value: int) -> int:
     return value
 
 
+def _max_size(value: int) -> int:
+    if not value:
+        raise ValueError("with no room nothing is kept; leave it out where the disk is the limit")
+    return value
+
+
 def _memory(value: int) -> int:
     if value < MIN_MEMORY_BYTES:
         raise ValueError(
@@ -200,7 +206,7 @@ class UpstreamSettings(_Model):
 
 class Storage(_Model):
     path: Annotated[Path, BeforeValidator(_path)] = Path("mirror-data")
-    max_size: Annotated[Bytes, Field(gt=0)] | None = None
+    max_size: Annotated[Bytes, AfterValidator(_max_size)] | None = None
     min_free: Bytes | None = None
     scrub_rate: Bytes = 20 * 1024 * 1024
 
