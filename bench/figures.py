@@ -5,7 +5,7 @@ from enum import Enum
 from statistics import median
 
 from bench.rows import BEST, DIRECT, MIRROR, TWO_MIRRORS, Row, Target
-from bench.run import FOREIGN_LOAD, Run
+from bench.run import FOREIGN_LOAD, STOLEN, Run
 
 Values = list[float | None]
 """One for each round; None where the server failed."""
@@ -45,8 +45,17 @@ def _best(run: Run, row: Row) -> Values:
 
 def foreign_cores(run: Run) -> list[float]:
     """What programs that are not part of the benchmark used, of each sample."""
+    return _of_each_sample(run, FOREIGN_LOAD)
+
+
+def stolen_cores(run: Run) -> list[float]:
+    """What a virtual machine wanted and did not get, of each sample."""
+    return _of_each_sample(run, STOLEN)
+
+
+def _of_each_sample(run: Run, detail: str) -> list[float]:
     return [
-        float(sample.details[FOREIGN_LOAD])
+        float(sample.details[detail])
         for by_server in run.samples.values()
         for samples in by_server.values()
         for sample in samples

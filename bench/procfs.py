@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 SAMPLE_SECONDS = 0.02
@@ -92,29 +93,38 @@ class AnonymousMemory:
         self._thread.join()
 
 
+class Cores(NamedTuple):
+    """CPU seconds per second."""
+
+    ours: float
+    others: float
+    stolen: float
+
+
 @dataclass(frozen=True)
 class Clock:
-    """CPU time at one moment: of the whole machine, and of the benchmark with all it started."""
+    """CPU time at one moment: of the whole machine, of the benchmark with all it started, and what
+    the host of a virtual machine gave to others while there was work here.
+    """
 
     at: float
     machine: float
     ours: float
+    stolen: float
 
     @classmethod
     def now(cls) -> "Clock":
-        fields = Path("/proc/stat").read_text().split(maxsplit=8)
-        busy = sum(
-            int(ticks) for ticks in fields[1:4]
-        )  # user, nice, system; interrupts are no one's
+        fields = [int(ticks) for ticks in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+        busy, stolen = sum(fields[:3]), fields[7]  # user, nice, system; interrupts are no one's
         ended = os.times()
         ours = cpu_seconds(family(os.getpid())) + ended.children_user + ended.children_system
-        return cls(time.monotonic(), busy * TICK_SECONDS, ours)
+        return cls(time.monotonic(), busy * TICK_SECONDS, ours, stolen * TICK_SECONDS)
 
-    def since(self, before: "Clock") -> tuple[float, float]:
-        """(our CPU seconds per second, everyone else's), in cores."""
+    def since(self, before: "Clock") -> Cores:
         elapsed = self.at - before.at
         ours = (self.ours - before.ours) / elapsed
-        return ours, max(0.0, (self.machine - before.machine) / elapsed - ours)
+        others = max(0.0, (self.machine - before.machine) / elapsed - ours)
+        return Cores(ours, others, (self.stolen - before.stolen) / elapsed)
 
 
 def settle() -> None:

@@ -2,8 +2,18 @@
 
 import json
 from dataclasses import asdict
+from statistics import median
 
-from bench.figures import Verdict, failures, foreign_cores, middle, ratio, values, verdicts
+from bench.figures import (
+    Verdict,
+    failures,
+    foreign_cores,
+    middle,
+    ratio,
+    stolen_cores,
+    values,
+    verdicts,
+)
 from bench.rows import DIRECT, MIRROR, Row, all_rows
 from bench.run import Run
 
@@ -65,6 +75,11 @@ def _heading(run: Run) -> str:
         lines.append(
             f"**Disturbed**: during {len(busy)} of {len(foreign)} samples other programs used more "
             f"than {BUSY_CORES} cores (at most {max(busy):.2f})."
+        )
+    if (most := max(stolen := stolen_cores(run), default=0.0)) > BUSY_CORES:
+        lines.append(
+            f"The host of this virtual machine gave {number(median(stolen))} of its cores to "
+            f"others in the median sample, and at most {number(most)}."
         )
     return "\n\n".join(lines)
 

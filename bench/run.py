@@ -17,6 +17,7 @@ from bench.server import Server, ServerError
 from bench.stage import Stage, Upstreams, stage, upstreams
 
 FOREIGN_LOAD = "others' cores"
+STOLEN = "cores that the host gave to others"
 
 
 @dataclass
@@ -82,7 +83,8 @@ def _sample(measure: Measure, made: Stage, name: str) -> Sample:
         sample = measure.take(made.server(name, measure))
     except (ServerError, LoadError) as error:
         sample = Sample(failure=str(error))
-    sample.details[FOREIGN_LOAD] = procfs.Clock.now().since(before)[1]
+    cores = procfs.Clock.now().since(before)
+    sample.details |= {FOREIGN_LOAD: cores.others, STOLEN: cores.stolen}
     return sample
 
 

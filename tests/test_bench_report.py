@@ -10,11 +10,12 @@ from bench.figures import Outcome, failures, middle, ratio, values, verdicts
 from bench.measures import Sample
 from bench.probe import percentile
 from bench.rows import BEST, Row, Target, all_rows, at_least, at_most
-from bench.run import FOREIGN_LOAD, Run
+from bench.run import FOREIGN_LOAD, STOLEN, Run
 from bench.scale import FULL
 
 SERVERS = ["mirror", "zot", "nginx-cache", "nginx-static"]
 RATE = Row("manifest_rate", "manifests", "req/s", True)
+UNDISTURBED: dict[str, float | str] = {FOREIGN_LOAD: 0.0, STOLEN: 0.0}
 SECONDS = Row("cold_seconds", "cold layer", "s", False)
 
 
@@ -30,8 +31,8 @@ def run_of(row: str, **by_server: list[float | None]) -> Run:
 
 def _sample(row: str, value: float | None) -> Sample:
     if value is None:
-        return Sample(details={FOREIGN_LOAD: 0.0}, failure="answered\n'500'")
-    return Sample({row: value}, {FOREIGN_LOAD: 0.0})
+        return Sample(details=UNDISTURBED.copy(), failure="answered\n'500'")
+    return Sample({row: value}, UNDISTURBED.copy())
 
 
 def test_a_ratio_is_the_median_of_those_within_a_round() -> None:
@@ -117,6 +118,13 @@ def test_the_picture_says_when_the_machine_was_busy(cores: float, said: bool) ->
     run = run_of(RATE.key, mirror=[10.0])
     run.samples[RATE.key]["mirror"][0].details[FOREIGN_LOAD] = cores
     assert ("others using 1.3 cores" in picture.heading(run)) == said
+
+
+@pytest.mark.parametrize(("cores", "said"), [(0.05, False), (1.3, True)])
+def test_the_report_says_when_the_machine_was_not_all_there(cores: float, said: bool) -> None:
+    run = run_of(RATE.key, mirror=[10.0])
+    run.samples[RATE.key]["mirror"][0].details[STOLEN] = cores
+    assert ("at most 1.30" in report.markdown(run)) == said
 
 
 def test_medians_and_percentiles() -> None:
