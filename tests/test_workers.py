@@ -18,6 +18,7 @@ from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Gate, WrongByte
 from tests.fakes.registry import FakeRegistry
 from tests.real.mirror import IMPORTABLE, SERVE
+from tests.support.commands import told
 from tests.support.connections import answer_of, connected
 from tests.support.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
 from tests.support.process import Process, serving, write_settings
@@ -379,6 +380,21 @@ async def test_processes_that_cannot_meet_say_so(registry: FakeRegistry, tmp_pat
     [line] = told.splitlines()
     assert "TMPDIR" in json.loads(line)["reason"]
     assert not list(long.iterdir())
+
+
+async def test_what_went_is_not_served_any_more_by_either_front(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    image = registry.add_image(APP, layers=[DATA])
+    paths = [MANIFEST, f"/v2/{UPSTREAM}/{APP}/blobs/{image.layers[0]}"]
+    may_be_repeated = {"Connection": "keep-alive"}
+    for path in paths * 8:
+        assert (await mirror.get(path, headers=may_be_repeated)).status == 200
+    await eventually(lambda: _equals(mirror, "mirror_downloads_active", 0))
+    await told(mirror.process.storage, "rm", image=f"{UPSTREAM}/{APP}:latest")
+    await registry.stop()
+    answers = [await mirror.get(path, headers=may_be_repeated) for path in paths * 8]
+    assert not {200} & {answer.status for answer in answers}
 
 
 async def test_fronts_give_up_the_room_of_what_was_removed(
