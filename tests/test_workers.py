@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
+import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,6 +254,31 @@ async def test_a_second_signal_ends_all(registry: FakeRegistry, tmp_path: Path) 
         mirror.process.send(signal.SIGINT)
         await mirror.process.exit_code()
         await until_ended([mirror.owner_pid, *mirror.front_pids])
+
+
+# Waits for half a second beyond the grace.
+HASTY = (
+    "from mirror.workers import supervisor; supervisor.LAST_SECONDS = 0.5; "
+    "from mirror.cli import app; app()"
+)
+
+
+async def test_a_front_that_hangs_does_not_take_the_owners_time(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    path = add_layer(registry, DATA)
+    program = [sys.executable, "-c", HASTY, "serve"]
+    async with mirror_of(tmp_path, registry, 2, program=program, shutdown_grace="1s") as mirror:
+        for _ in range(3):
+            assert (await mirror.get(path)).status == 200
+        await eventually(lambda: _equals(mirror, "mirror_downloads_active", 0))
+        os.kill(mirror.front_pids[0], signal.SIGSTOP)
+        mirror.process.send(signal.SIGTERM)
+        assert await mirror.process.exit_code() == 0
+        await until_ended([mirror.owner_pid, *mirror.front_pids])
+    with closing(sqlite3.connect(mirror.process.storage / "index.db")) as index:
+        [(uses,)] = index.execute("SELECT uses FROM blobs").fetchall()
+    assert uses > 1, "what was used is written down at the end"
 
 
 async def test_a_header_that_is_no_unicode_means_the_same_as_to_one_process(
