@@ -14,11 +14,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from mirror.names import Digest
+from mirror.store.readers import Readers
 from mirror.web import fronts
 from mirror.web.fronts import Fronts
+from mirror.workers import line
 from mirror.workers.line import Line
 from mirror.workers.owner import Owner
 from tests.fakes.deadline import DEADLINE_SECONDS
+from tests.support.layers import eventually
+
+DIGEST = Digest.of(b"a blob")
 
 
 @pytest.fixture
@@ -43,9 +49,10 @@ async def owning(path: Path, all_fronts: Fronts) -> AsyncIterator[None]:
 
 
 class Front:
-    """Counts how often it was told to forget."""
+    """Counts how often it was told to forget; reads what a test says."""
 
     def __init__(self) -> None:
+        self.readers = Readers()
         self.times = 0
         self.told = asyncio.Event()
 
@@ -63,15 +70,15 @@ class Front:
 async def line_of(path: Path, front: Front) -> AsyncIterator[None]:
     """Open, and known to the owner."""
     async with Owner(str(path)) as owner:
-        line = Line(owner, front.forget)
-        line.open()
+        own = Line(owner, front.readers, front.forget)
+        own.open()
         await front.until_told()
         yield
-        await line.aclose()
+        await own.aclose()
 
 
 async def test_each_front_has_forgotten_when_all_have(path: Path) -> None:
-    all_fronts, one, two = Fronts(), Front(), Front()
+    all_fronts, one, two = Fronts(Readers()), Front(), Front()
     async with owning(path, all_fronts), line_of(path, one), line_of(path, two):
         await all_fronts.forget_repeats()
         assert (one.times, two.times) == (2, 2)
@@ -83,7 +90,7 @@ async def test_who_does_not_hear_is_waited_for_until_it_has_nothing_left(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fronts, "HEAR_SECONDS", 0.3)
-    all_fronts, front = Fronts(), Front()
+    all_fronts, front = Fronts(Readers()), Front()
     async with owning(path, all_fronts), line_of(path, front), Owner(str(path)) as owner:
         async with owner.line() as deaf:
             await deaf.receive()
@@ -102,11 +109,55 @@ async def test_a_line_stands_again_with_the_next_owner_who_says_what_was_missed(
     path: Path,
 ) -> None:
     front = Front()
-    async with owning(path, first := Fronts()), line_of(path, front):
+    async with owning(path, first := Fronts(Readers())), line_of(path, front):
         first.hang_up()
         await front.until_told()
-        async with owning(path, second := Fronts()):
+        async with owning(path, second := Fronts(Readers())):
             first.hang_up()
             await front.until_told()
             await second.forget_repeats()
         assert front.times == 4
+
+
+async def test_what_a_front_reads_counts_until_all_have_done_or_gone(path: Path) -> None:
+    readers, one, two = Readers(), Front(), Front()
+    all_fronts = Fronts(readers)
+    counts = [each.readers.of(DIGEST) for each in (one, two)]
+
+    async def is_read() -> bool:
+        return readers.is_read(DIGEST)
+
+    async def is_not_read() -> bool:
+        return not readers.is_read(DIGEST)
+
+    async with owning(path, all_fronts):
+        async with line_of(path, one):
+            async with line_of(path, two):
+                counts[0].begin()
+                await eventually(is_read)
+                counts[1].begin()
+                await asyncio.sleep(3 * line.LOOK_SECONDS)
+                counts[0].end()
+                await asyncio.sleep(3 * line.LOOK_SECONDS)
+                assert readers.is_read(DIGEST), "by the other one"
+                counts[1].end()
+                await eventually(is_not_read)
+                counts[1].begin()
+                await eventually(is_read)
+            await eventually(is_not_read)  # though it did not say so
+            counts[0].begin()
+            await eventually(is_read)
+            all_fronts.hang_up()
+            await eventually(is_not_read)
+            await eventually(is_read)  # as the next owner is told, too
+        await eventually(is_not_read)
+
+
+async def test_a_handover_counts_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.store.readers.HANDOVER_SECONDS", 0.1)
+    readers = Readers()
+    readers.of(DIGEST).hand_over()
+    assert readers.is_read(DIGEST)
+    await asyncio.sleep(0.15)
+    assert not readers.is_read(DIGEST)
+    assert list(readers.read_now()) == []

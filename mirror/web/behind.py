@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from mirror.errors import ShuttingDown
+from mirror.store.readers import Readers
 from mirror.web.answering import Answers, answer
 from mirror.web.fronts import Fronts
 from mirror.web.request import FACTS, Facts
@@ -26,10 +27,14 @@ MAX_COUNTS_BYTES = 16 * 1024 * 1024
 
 
 class BehindServer:
-    """Listens once opened. `take_counts` gets what fronts have counted."""
+    """Listens once opened. `take_counts` gets what fronts counted, `readers` what they read."""
 
     def __init__(
-        self, registry: Answers, status: Status, take_counts: Callable[[Any], None]
+        self,
+        registry: Answers,
+        status: Status,
+        take_counts: Callable[[Any], None],
+        readers: Readers,
     ) -> None:
         self._registry = registry
         self._status = status
@@ -43,7 +48,7 @@ class BehindServer:
             max_field_size=MAX_HEADER_BYTES,
             auto_decompress=False,
         )
-        self._fronts = Fronts()
+        self._fronts = Fronts(readers)
         self._listeners: list[asyncio.Server] = []
 
     async def open(self, sockets: Sequence[socket.socket]) -> None:

@@ -1,5 +1,6 @@
 """The lines of front processes: each keeps one to the owner for as long as both run. Over it a
-front is told when what it has answered may not be given again, and says that it has heard.
+front is told when what it has answered may not be given again, and says that it has heard; and it
+tells which blobs it reads. What it told ends with the line.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from mirror.downloads.pulse import Pulse
+from mirror.names import Digest
+from mirror.store.readers import ReadCount, Readers
 from mirror.web.repeats import REPEAT_SECONDS
 
 # After so long nothing is left of what may not be given again, whoever has not heard.
@@ -18,7 +21,8 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
 class Fronts:
-    def __init__(self) -> None:
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
         self._lines: set[_Line] = set()
         # How often answers were to be forgotten so far.
         self._generation = 0
@@ -27,7 +31,7 @@ class Fronts:
         """One front, until it hangs up, or ends."""
         socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_MESSAGE_BYTES)
         await socket.prepare(request)
-        line = _Line(request, socket)
+        line = _Line(request, socket, self._readers)
         self._lines.add(line)
         try:
             # It may have missed one while it had no line.
@@ -54,9 +58,13 @@ class Fronts:
 
 
 class _Line:
-    def __init__(self, request: web.BaseRequest, socket: web.WebSocketResponse) -> None:
+    def __init__(
+        self, request: web.BaseRequest, socket: web.WebSocketResponse, readers: Readers
+    ) -> None:
         self._request = request
         self._socket = socket
+        self._readers = readers
+        self._read: dict[str, ReadCount] = {}
         self._heard = 0
         self._has_ended = False
         self._pulse = Pulse()
@@ -73,11 +81,20 @@ class _Line:
             await self._pulse.wait()
 
     def take(self, told: dict[str, Any]) -> None:
-        """What the front says. Raises KeyError."""
-        self._heard = told["forgotten"]
-        self._pulse.beat()
+        """What the front says. Raises KeyError, MirrorError."""
+        if "forgotten" in told:
+            self._heard = told["forgotten"]
+            self._pulse.beat()
+            return
+        for digest in told["begun"]:
+            count = self._read[digest] = self._readers.of(Digest.parse(digest))
+            count.begin()
+        for digest in told["ended"]:
+            self._read.pop(digest).end()
 
     def end(self) -> None:
+        while self._read:
+            self._read.popitem()[1].end()
         self._has_ended = True
         self._pulse.beat()
 

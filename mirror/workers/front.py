@@ -38,7 +38,7 @@ async def fronting(
         relay = Relay(owner, files, tally, memory_bytes // 2)
         server = Server(relay, _Pages(relay, teller), tally, memory_bytes // 2)
         house.push_async_callback(lambda: server.aclose(settings.shutdown_grace))
-        line = Line(owner, server.forget_repeats)
+        line = Line(owner, files.readers, server.forget_repeats)
         house.push_async_callback(line.aclose)
         line.open()
         await server.open(sockets)
