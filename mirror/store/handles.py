@@ -38,12 +38,12 @@ class Handle:
 
     def take(self) -> "StoredBlob":
         self._readers += 1
-        self.count.begin()
+        self.count.number += 1
         return StoredBlob(self)
 
     def give_back(self) -> None:
         self._readers -= 1
-        self.count.end()
+        self.count.number -= 1
         self._close_if_unused()
 
     def close(self) -> None:

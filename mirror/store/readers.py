@@ -11,22 +11,24 @@ HANDOVER_SECONDS = 0.5
 
 
 class ReadCount:
-    """Of one blob. Each `begin` has its `end`."""
+    """Of one blob. Each `begin` has its `end`; handles, of which a warm answer takes one, add to
+    `number` themselves.
+    """
 
-    __slots__ = ("__weakref__", "_number")
+    __slots__ = ("__weakref__", "number")
 
     def __init__(self) -> None:
-        self._number = 0
+        self.number = 0
 
     @property
     def is_read(self) -> bool:
-        return self._number > 0
+        return self.number > 0
 
     def begin(self) -> None:
-        self._number += 1
+        self.number += 1
 
     def end(self) -> None:
-        self._number -= 1
+        self.number -= 1
 
     def hand_over(self) -> None:
         """One more for a moment: another process goes on with it, and is about to say so."""
