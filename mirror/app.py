@@ -134,7 +134,7 @@ def _server(
         return Server(registry, status, metrics, settings.cache_memory // 2)
     registry = Registry(cache.directory, cache.proxy, Uncounted())
     add_told = partial(add, counts=metrics, note_given=registry.note_given)
-    return BehindServer(registry, status, add_told)
+    return BehindServer(registry, status, add_told, cache.store.readers)
 
 
 class _Grace:

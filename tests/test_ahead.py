@@ -119,6 +119,33 @@ async def test_of_an_index_only_what_is_asked_for_comes(
     assert sorted(blobs_asked(registry)) == sorted([wanted.config, *wanted.layers])
 
 
+async def test_it_never_spends_a_pull(house: House, registry: FakeRegistry) -> None:
+    """Of all that is here to be fetched, only what clients asked for by GET counts as one."""
+    images = {
+        platform: registry.add_image(APP, None, [some_bytes(5000, n)], platform=platform)
+        for n, platform in enumerate(("linux/amd64", "linux/arm64"))
+    }
+    index = registry.add_index(APP, "latest", images)
+    plain = registry.add_image(APP, "plain", LAYERS[:2])
+    wanted = images["linux/arm64"]
+    asked = [index.digest, wanted.digest, plain.digest]
+    for reference in ("latest", wanted.digest, "plain", *asked):
+        await ask_for(house, reference)
+    await until_all_stored(house, wanted)
+    await until_all_stored(house, plain)
+    await nothing_more(house)
+    pulled = [
+        seen
+        for seen in registry.requests
+        if seen.kind == "manifest" and seen.method == "GET" and seen.status == 200
+    ]
+    assert len(pulled) == len(asked)
+    assert {seen.reference for seen in pulled} <= {"latest", "plain", *asked}
+    assert images["linux/amd64"].digest not in {seen.reference for seen in pulled}
+    assert len(blobs_asked(registry)) == 2 + 3
+    assert await house.metric("mirror_pulls_spent_total", upstream=UPSTREAM) == len(asked)
+
+
 async def test_head_brings_nothing(house: House, registry: FakeRegistry) -> None:
     registry.add_image(APP, layers=LAYERS)
     assert (await house.head(manifest_path("latest"))).status == 200

@@ -18,10 +18,11 @@ from mirror.store import eviction
 from mirror.store.blobs import BlobStore
 from mirror.store.eviction import Eviction, Limits
 from mirror.store.index import Index
+from mirror.store.readers import HANDOVER_SECONDS
 from mirror.store.usage import Usage
 from tests.fakes.client import raw_open
 from tests.fakes.deadline import DEADLINE_SECONDS
-from tests.fakes.faults import NoLength, Stall
+from tests.fakes.faults import Gate, NoLength, Stall
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -33,6 +34,7 @@ from tests.support.layers import (
     path_of,
     some_bytes,
     until_idle,
+    until_stored,
 )
 
 MIB = 1024 * 1024
@@ -151,6 +153,48 @@ async def test_a_reader_reads_on(registry: FakeRegistry, tmp_path: Path) -> None
             while piece := await stream.read():
                 body += piece
             assert (body, stream.ended) == (layers[0], "complete")
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["stored", "joined"])
+@pytest.mark.parametrize("fronts", [0, 2])
+async def test_what_a_client_takes_slowly_stays(
+    registry: FakeRegistry, tmp_path: Path, fronts: int, joined: bool
+) -> None:
+    """Also where it is sent by a process that evicts nothing, and where it has joined an arrival;
+    until the client has all of it, or hangs up.
+    """
+    data, gate = some_bytes(12_000_000), Gate(1_000_000)
+    path = add_layer(registry, data)
+    others = [some_bytes(8_000_000, seed) for seed in range(1, 5)]
+    other_paths = [add_layer(registry, each) for each in others]
+    storage = {"path": str(tmp_path / "data"), "max_size": "24MiB"}
+    upstreams: dict[str, Any] = {UPSTREAM: registry}
+    async with mirroring(tmp_path, upstreams, fronts=fronts, storage=storage) as house:
+        if joined:
+            registry.fail(gate, kind="blob", times=1)
+        else:
+            await pull(house, path, data)
+        async with raw_open(house.url + path, receive_buffer_bytes=65_536) as stream:
+            body = await stream.read(1000)
+            gate.open()
+            await until_stored(house, data)
+            for each, other in zip(other_paths, others, strict=True):
+                assert (await house.get(each)).body == other
+                await asyncio.sleep(1.5 * HANDOVER_SECONDS if fronts else 0)
+                assert on_disk_bytes(house) <= 24 * MIB
+            assert digest_of(data) in house.stored_blobs()
+            assert await house.metric("mirror_evicted_blobs_total") >= 2
+            while not joined and (piece := await stream.read()):
+                body += piece
+            assert joined or (body, stream.ended) == (data, "complete")
+
+        async def has_gone() -> bool:
+            for each, other in zip(other_paths, others, strict=True):
+                await pull(house, each, other)
+                await asyncio.sleep(1.5 * HANDOVER_SECONDS if fronts else 0)
+            return digest_of(data) not in house.stored_blobs()
+
+        await eventually(has_gone)
 
 
 async def test_a_blob_that_is_larger_than_the_cache_passes(
@@ -364,6 +408,29 @@ async def test_a_manifest_has_no_place_among_what_may_not_go(room: Room) -> None
     assert room.usage.size_bytes == 100
     async with evicting.place_for(51):
         assert room.usage.size_bytes == 0
+
+
+async def test_what_is_read_stays_though_many_others_were_opened_since(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.store.handles.MAX_OPEN_BLOBS", 2)
+    digests = [await room.add(b"%d" % n * 100, n) for n in range(4)]
+    read = []
+    for digest in digests:
+        handle = await room.store.find(digest)
+        assert handle is not None
+        stored = room.store.keep(digest, handle)
+        assert stored is not None
+        read.append(stored)
+    for stored in read[1:]:
+        stored.close()
+    evicting = room.eviction(300)
+    await evicting.make_room(0)
+    assert [await room.store.has(each) for each in digests] == [True, False, True, True]
+    read[0].close()
+    evicting.arriving_bytes = lambda: 100
+    await evicting.make_room(100)
+    assert [await room.store.has(each) for each in digests] == [False, False, True, True]
 
 
 async def test_what_has_come_again_meanwhile_stays(

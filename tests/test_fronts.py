@@ -98,7 +98,7 @@ async def test_no_second_answer_is_written_into_a_body(
 
     monkeypatch.setattr(sending, "send_leg", send_half)
     path = add_layer(registry, DATA)
-    async with mirroring(tmp_path, {UPSTREAM: registry}, fronted=True) as house:
+    async with mirroring(tmp_path, {UPSTREAM: registry}, fronts=1) as house:
         with capture_logs():
             answer = await house.get(path)
     assert (answer.status, answer.ended, answer.body) == (200, "short", DATA[:500_000])

@@ -138,7 +138,7 @@ async def test_every_byte_is_right_and_everybody_ends(
         registry.fail(*some_faults(chance, len(data)), kind="blob", times=1)
     registry.fail(Trickle(len(data) * 6, chunk_bytes=8000), kind="blob")
     upstream = {"endpoints": [registry.url], "not_found_ttl": "0s"}
-    async with mirroring(tmp_path, {UPSTREAM: upstream}, fronted=seed % 2 == 1) as house:
+    async with mirroring(tmp_path, {UPSTREAM: upstream}, fronts=seed % 2) as house:
         async with (
             asyncio.timeout(DEADLINE_SECONDS),
             released(registry),

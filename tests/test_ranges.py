@@ -24,11 +24,11 @@ BIG = some_bytes(20_000_000)
 HELD_BACK = 1024
 
 
-@pytest.fixture(params=[False, True], ids=["one process", "fronted"])
+@pytest.fixture(params=[0, 1], ids=["one process", "fronted"])
 async def house(
     registry: FakeRegistry, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[House]:
-    async with mirroring(tmp_path, {UPSTREAM: registry}, fronted=request.param) as house:
+    async with mirroring(tmp_path, {UPSTREAM: registry}, fronts=request.param) as house:
         yield house
 
 

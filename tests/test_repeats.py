@@ -19,6 +19,7 @@ from tests.fakes.faults import Gate
 from tests.fakes.images import OCI_INDEX, Image
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Wire
+from tests.support import commands
 from tests.support.connections import answer_of, connected
 from tests.support.house import House, mirroring
 from tests.support.layers import APP, UPSTREAM, add_layer, some_bytes, until_idle
@@ -266,6 +267,31 @@ async def test_a_connection_in_use_is_kept(
         assert read.count == 2, "the first, and the first that asked nobody"
         while await connection[1].more():
             pass
+
+
+async def test_what_was_asked_before_an_image_went_is_not_given_after_it(
+    image: Image, house: House, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, answered, go_on = Registry.handle, asyncio.Event(), asyncio.Event()
+
+    async def slowly(registry: Registry, request: web.BaseRequest) -> web.StreamResponse:
+        response = await handle(registry, request)
+        answered.set()
+        await go_on.wait()
+        return response
+
+    assert (await house.get(TAG)).status == 200
+    await until_idle(house)
+    monkeypatch.setattr(Registry, "handle", slowly)
+    async with connected(house.url) as connection, asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(ask(connection, request_for(TAG)))
+        await answered.wait()
+        await commands.told(house.storage, "rm", image=f"{UPSTREAM}/{APP}:latest")
+        go_on.set()
+        assert (await asked)[0].status == 200
+        read.count = 0
+        await ask(connection, request_for(TAG))
+    assert read.count == 1
 
 
 async def test_a_mirror_that_shuts_down_says_so(

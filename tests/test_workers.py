@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
+import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Gate, WrongByte
 from tests.fakes.registry import FakeRegistry
 from tests.real.mirror import IMPORTABLE, SERVE
+from tests.support.commands import told
 from tests.support.connections import answer_of, connected
 from tests.support.layers import APP, UPSTREAM, add_layer, eventually, some_bytes
 from tests.support.process import Process, serving, write_settings
@@ -253,6 +256,31 @@ async def test_a_second_signal_ends_all(registry: FakeRegistry, tmp_path: Path) 
         await until_ended([mirror.owner_pid, *mirror.front_pids])
 
 
+# Waits for half a second beyond the grace.
+HASTY = (
+    "from mirror.workers import supervisor; supervisor.LAST_SECONDS = 0.5; "
+    "from mirror.cli import app; app()"
+)
+
+
+async def test_a_front_that_hangs_does_not_take_the_owners_time(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    path = add_layer(registry, DATA)
+    program = [sys.executable, "-c", HASTY, "serve"]
+    async with mirror_of(tmp_path, registry, 2, program=program, shutdown_grace="1s") as mirror:
+        for _ in range(3):
+            assert (await mirror.get(path)).status == 200
+        await eventually(lambda: _equals(mirror, "mirror_downloads_active", 0))
+        os.kill(mirror.front_pids[0], signal.SIGSTOP)
+        mirror.process.send(signal.SIGTERM)
+        assert await mirror.process.exit_code() == 0
+        await until_ended([mirror.owner_pid, *mirror.front_pids])
+    with closing(sqlite3.connect(mirror.process.storage / "index.db")) as index:
+        [(uses,)] = index.execute("SELECT uses FROM blobs").fetchall()
+    assert uses > 1, "what was used is written down at the end"
+
+
 async def test_a_header_that_is_no_unicode_means_the_same_as_to_one_process(
     mirror: Mirror, registry: FakeRegistry
 ) -> None:
@@ -379,6 +407,21 @@ async def test_processes_that_cannot_meet_say_so(registry: FakeRegistry, tmp_pat
     [line] = told.splitlines()
     assert "TMPDIR" in json.loads(line)["reason"]
     assert not list(long.iterdir())
+
+
+async def test_what_went_is_not_served_any_more_by_either_front(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    image = registry.add_image(APP, layers=[DATA])
+    paths = [MANIFEST, f"/v2/{UPSTREAM}/{APP}/blobs/{image.layers[0]}"]
+    may_be_repeated = {"Connection": "keep-alive"}
+    for path in paths * 8:
+        assert (await mirror.get(path, headers=may_be_repeated)).status == 200
+    await eventually(lambda: _equals(mirror, "mirror_downloads_active", 0))
+    await told(mirror.process.storage, "rm", image=f"{UPSTREAM}/{APP}:latest")
+    await registry.stop()
+    answers = [await mirror.get(path, headers=may_be_repeated) for path in paths * 8]
+    assert not {200} & {answer.status for answer in answers}
 
 
 async def test_fronts_give_up_the_room_of_what_was_removed(

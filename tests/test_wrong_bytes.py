@@ -29,11 +29,11 @@ SOME = some_bytes(300_000)
 MISMATCHES = "mirror_digest_mismatches_total"
 
 
-@pytest.fixture(params=[False, True], ids=["one process", "fronted"])
+@pytest.fixture(params=[0, 1], ids=["one process", "fronted"])
 async def house(
     registry: FakeRegistry, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[House]:
-    async with mirroring(tmp_path, {UPSTREAM: registry}, fronted=request.param) as house:
+    async with mirroring(tmp_path, {UPSTREAM: registry}, fronts=request.param) as house:
         yield house
 
 

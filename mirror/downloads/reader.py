@@ -7,6 +7,7 @@ from mirror.downloads.arrival import Arrival
 from mirror.metrics import Metrics
 from mirror.store.disk import storage_failed
 from mirror.store.handles import StoredBlob
+from mirror.store.readers import ReadCount, Readers
 from mirror.threads import opened
 
 
@@ -29,6 +30,9 @@ class BlobReader(Protocol):
 
     def doubt(self) -> None:
         """The file did not give what `readable` promised."""
+
+    def hand_over(self) -> None:
+        """Another process reads it from here on, and is about to say so."""
 
     async def aclose(self) -> None: ...
 
@@ -53,22 +57,29 @@ class StoredReader:
     def doubt(self) -> None:
         self._stored.doubt()
 
+    def hand_over(self) -> None:
+        self._stored.hand_over()
+
     async def aclose(self) -> None:
         self._stored.close()
 
 
 class ArrivalReader:
-    """One follower of an arrival, with a file of its own."""
+    """One follower of an arrival, with a file of its own; it reads the blob that this becomes."""
 
-    def __init__(self, arrival: Arrival, file: BinaryIO, metrics: Metrics) -> None:
+    def __init__(
+        self, arrival: Arrival, file: BinaryIO, metrics: Metrics, count: ReadCount
+    ) -> None:
         self.file = file
         self._arrival = arrival
         self._metrics = metrics
         self._metrics.download_followers.inc()
         arrival.interested += 1
+        self._count = count
+        count.begin()
 
     @classmethod
-    async def open(cls, arrival: Arrival, metrics: Metrics) -> Self | None:
+    async def open(cls, arrival: Arrival, metrics: Metrics, readers: Readers) -> Self | None:
         """None when the arrival has just failed."""
         try:
             file = await opened(arrival.open_reader)
@@ -79,7 +90,7 @@ class ArrivalReader:
         if arrival.error is not None:  # what was opened may be its successor's
             await _close(file)
             return None
-        return cls(arrival, file, metrics)
+        return cls(arrival, file, metrics, readers.of(arrival.digest))
 
     def size(self) -> int | None:
         return self._arrival.size_bytes
@@ -93,9 +104,13 @@ class ArrivalReader:
     def doubt(self) -> None:
         """What is on its way in is looked at anyway before it is kept."""
 
+    def hand_over(self) -> None:
+        self._count.hand_over()
+
     async def aclose(self) -> None:
         self._metrics.download_followers.dec()
         self._arrival.interested -= 1
+        self._count.end()
         await _close(self.file)
 
 

@@ -14,6 +14,7 @@ from mirror.proxy.access import Access, named_bytes
 from mirror.proxy.contents import Contents
 from mirror.store.handles import StoredBlob
 from mirror.store.links import Link
+from mirror.store.readers import Readers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,14 @@ class Blobs:
         downloads: Downloads,
         access: Access,
         absences: Absences,
+        readers: Readers,
         metrics: Metrics,
     ) -> None:
         self._contents = contents
         self._downloads = downloads
         self._access = access
         self._absences = absences
+        self._readers = readers
         self._metrics = metrics
 
     async def head(self, repository: Repository, digest: Digest) -> BlobHead:
@@ -131,7 +134,7 @@ class Blobs:
         except UpstreamNotFound:
             self._absences.note("blob", repository, digest)
             raise
-        reader = await ArrivalReader.open(arrival, self._metrics)
+        reader = await ArrivalReader.open(arrival, self._metrics, self._readers)
         if reader is not None:
             return reader, Cache.JOINED if joined else Cache.MISS
         error = arrival.error

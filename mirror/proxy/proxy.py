@@ -60,7 +60,9 @@ class Proxy:
         self.manifests = Manifests(
             clients, index, self._contents, self._access, absences, self._ahead, pins, metrics
         )
-        self.blobs = Blobs(self._contents, self._downloads, self._access, absences, metrics)
+        self.blobs = Blobs(
+            self._contents, self._downloads, self._access, absences, store.readers, metrics
+        )
         self.listings = Listings(clients, index)
         self.suspicions = Suspicions(scrub.check_soon)
 

@@ -20,6 +20,7 @@ from mirror.names import Digest
 from mirror.store.disk import put_synced, storage_failed
 from mirror.store.folder import Folder
 from mirror.store.handles import Handle, Handles, StoredBlob
+from mirror.store.readers import Readers
 from mirror.threads import opened
 
 _log = structlog.get_logger()
@@ -38,7 +39,8 @@ class BlobStore:
         self.leftovers = self.folder.leftovers
         # How many blobs were set aside so far: what was opened before may be one of them.
         self.set_aside_count = 0
-        self._handles = Handles()
+        self.readers = Readers()
+        self._handles = Handles(self.readers)
         # A name is given and taken away by one thread at a time.
         self._naming = threading.Lock()
 
@@ -84,8 +86,8 @@ class BlobStore:
         return len(sizes), sum(sizes)
 
     def is_read(self, digest: Digest) -> bool:
-        """Whether a reader has it open."""
-        return self._handles.is_read(digest)
+        """Whether somebody reads it, here or in a front process."""
+        return self.readers.is_read(digest)
 
     def inodes(self, digests: Iterable[Digest]) -> dict[Digest, int]:
         """Of those that are there. Blocking. Raises OSError."""

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import BinaryIO
 
 from mirror.names import Digest
+from mirror.store.readers import ReadCount, Readers
 from mirror.threads import close_elsewhere
 
 MAX_OPEN_BLOBS = 256
@@ -21,16 +22,14 @@ class Handle:
         self.file = file
         self.size_bytes = size_bytes
         self.is_doubted = False
+        # Of the blob, shared with its other files (see `Handles.keep`).
+        self.count = ReadCount()
         self._readers = 0
         self._closing = False
 
     @property
     def inode(self) -> int:
         return os.fstat(self.file.fileno()).st_ino
-
-    @property
-    def is_read(self) -> bool:
-        return self._readers > 0
 
     def is_as_it_was(self) -> bool:
         """Of the size it was opened with, and not deleted behind our back."""
@@ -39,10 +38,12 @@ class Handle:
 
     def take(self) -> "StoredBlob":
         self._readers += 1
+        self.count.number += 1
         return StoredBlob(self)
 
     def give_back(self) -> None:
         self._readers -= 1
+        self.count.number -= 1
         self._close_if_unused()
 
     def close(self) -> None:
@@ -73,6 +74,10 @@ class StoredBlob:
         """It did not give what it should; nobody else shall be served from it."""
         self._shared.is_doubted = True
 
+    def hand_over(self) -> None:
+        """It goes on in another process."""
+        self._shared.count.hand_over()
+
     def close(self) -> None:
         """May be called twice."""
         handle, self._handle = self._handle, None
@@ -81,9 +86,10 @@ class StoredBlob:
 
 
 class Handles:
-    """The most recently used ones."""
+    """The most recently used ones; `readers` counts who reads them, also when they are dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
         self._handles: OrderedDict[Digest, Handle] = OrderedDict()
 
     def take(self, digest: Digest) -> StoredBlob | None:
@@ -101,16 +107,14 @@ class Handles:
         handle = self._handles.get(digest)
         return handle is not None and handle.is_doubted
 
-    def is_read(self, digest: Digest) -> bool:
-        handle = self._handles.get(digest)
-        return handle is not None and handle.is_read
-
     def keep(self, digest: Digest, handle: Handle) -> StoredBlob | None:
         """Keeps a file that was just opened, unless another one was first. None: that one is
         doubted, and this one closed, since it may be the same; then look at the disk again.
         """
         kept = self._handles.setdefault(digest, handle)
-        if kept is not handle:
+        if kept is handle:
+            handle.count = self._readers.of(digest)
+        else:
             handle.close()
         if kept.is_doubted:
             return None

@@ -1,7 +1,7 @@
 """What the commands work on: the rooms below, as they were put together."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from mirror.addressing import Directory
@@ -18,9 +18,13 @@ from mirror.upkeep.lines import Refused
 from mirror.upkeep.naming import ImageName
 
 
+async def _nobody_answers() -> None:
+    pass
+
+
 @dataclass
 class Cache:
-    """`forgotten` is told when answers that were given may not be given again."""
+    """`forgotten` is told when answers that were given may not be given again, and sees to it."""
 
     store: BlobStore
     index: Index
@@ -31,7 +35,7 @@ class Cache:
     pins: Pins
     proxy: Proxy
     directory: Directory
-    forgotten: Callable[[], None] = lambda: None
+    forgotten: Callable[[], Awaitable[None]] = _nobody_answers
     # What looks at all first and then removes: one after the other.
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 

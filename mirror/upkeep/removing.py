@@ -98,7 +98,7 @@ async def _carry_out(cache: Cache, plan: _Plan) -> list[Digest]:
     repository = plan.name.repository
     await cache.inventory.forget(repository, plan.tags, plan.unlinked)
     cache.proxy.forget(repository, plan.tags, plan.unlinked, plan.sizes)
-    cache.forgotten()
+    await cache.forgotten()
     removed = await remove_blobs(cache.store, cache.index, cache.usage, plan.sizes)
     cache.proxy.forget(repository, plan.tags, plan.unlinked, removed)
     return removed

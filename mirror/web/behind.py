@@ -11,10 +11,12 @@ from typing import Any
 from aiohttp import web
 
 from mirror.errors import ShuttingDown
+from mirror.store.readers import Readers
 from mirror.web.answering import Answers, answer
+from mirror.web.fronts import Fronts
 from mirror.web.request import FACTS, Facts
 from mirror.web.status import Status
-from mirror.web.told import BY_FILE, COUNTS, READS_FILES, TOLD, tell
+from mirror.web.told import BY_FILE, COUNTS, LINE, READS_FILES, TOLD, tell
 
 CLOSING_SECONDS = 1
 # A client's headers and the front's own.
@@ -25,10 +27,14 @@ MAX_COUNTS_BYTES = 16 * 1024 * 1024
 
 
 class BehindServer:
-    """Listens once opened. `take_counts` gets what fronts have counted."""
+    """Listens once opened. `take_counts` gets what fronts counted, `readers` what they read."""
 
     def __init__(
-        self, registry: Answers, status: Status, take_counts: Callable[[Any], None]
+        self,
+        registry: Answers,
+        status: Status,
+        take_counts: Callable[[Any], None],
+        readers: Readers,
     ) -> None:
         self._registry = registry
         self._status = status
@@ -42,6 +48,7 @@ class BehindServer:
             max_field_size=MAX_HEADER_BYTES,
             auto_decompress=False,
         )
+        self._fronts = Fronts(readers)
         self._listeners: list[asyncio.Server] = []
 
     async def open(self, sockets: Sequence[socket.socket]) -> None:
@@ -55,15 +62,19 @@ class BehindServer:
         self._status.is_draining = True
         for listener in self._listeners:
             listener.close()
+        self._fronts.hang_up()
         self._connections.pre_shutdown()
         await self._connections.shutdown(max(grace_seconds, CLOSING_SECONDS))
 
-    def forget_repeats(self) -> None:
-        """Those are the fronts'; they keep them for some seconds (see repeats.py)."""
+    async def forget_repeats(self) -> None:
+        """Those are the fronts'."""
+        await self._fronts.forget_repeats()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if COUNTS in request.headers:
             return await self._counts(request)
+        if LINE in request.headers:
+            return await self._fronts.hear(request)
         page = self._status.pages.get(request.path)
         if page is not None and request.method in ("GET", "HEAD"):
             return await page(request)

@@ -76,6 +76,8 @@ class Repeats:
         self._known: LRUCache[bytes, Repeat] = LRUCache(
             most_bytes, getsizeof=lambda repeat: repeat.held_bytes
         )
+        # What was asked in an earlier one may have been answered by what was forgotten since.
+        self.generation = 0
 
     def find(self, request: bytes, now: float) -> Repeat | None:
         """By all that the client sent."""
@@ -103,6 +105,7 @@ class Repeats:
         self._known[request] = Repeat(given, head, sent, until, held_bytes)
 
     def clear(self) -> None:
+        self.generation += 1
         self._known.clear()
 
 

@@ -89,7 +89,7 @@ class Server:
         """See `Replay.answer`."""
         return self._replay.answer(head, transport, client)
 
-    def forget_repeats(self) -> None:
+    async def forget_repeats(self) -> None:
         """What was answered may no longer be here."""
         self._replay.repeats.clear()
 
@@ -129,9 +129,11 @@ class Server:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:
+            generation = self._replay.repeats.generation
             response = await answer(request, facts, handler)
             facts.status = response.status
-            self._remember(request, response)
+            if generation == self._replay.repeats.generation:
+                self._remember(request, response)
             body = response.body if isinstance(response, web.Response) else None
             if not isinstance(body, bytes) or request.method == "HEAD":
                 return response

@@ -55,6 +55,7 @@ async def tell_blob(
                 break
             await response.write(b"%d\n" % reach)
             start = reach
+        reader.hand_over()
     except MirrorError as error:
         reason = error.message.replace("\n", " ").encode(errors="backslashreplace")
         mark = NO_FILE_LINE if isinstance(error, StorageFailed) else FAILED_LINE

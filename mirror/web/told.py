@@ -23,9 +23,10 @@ from mirror.web.request import Facts
 TOLD = "Mirror-Told"
 STREAMED = "Mirror-Streamed"
 # Headers of a front's requests, and never of a client's: it reads files by itself; it asks nothing,
-# and tells what it has counted.
+# and tells what it has counted; it asks nothing, and opens its line (see fronts.py).
 BY_FILE = "Mirror-By-File"
 COUNTS = "Mirror-Counts"
+LINE = "Mirror-Line"
 # Its client speaks HTTP/1.0, which knows no body of a length to come.
 OLD_CLIENT = "Mirror-Old-Client"
 # Begins the last line of a body that tells positions, where the blob cannot be had: why.

@@ -7,6 +7,7 @@ import stat
 from mirror.names import Digest
 from mirror.store.handles import Handle, Handles, StoredBlob
 from mirror.store.paths import Paths, data_in
+from mirror.store.readers import Readers
 from mirror.threads import opened
 from mirror.web.told import ToldFile
 
@@ -18,8 +19,9 @@ class Files:
     """From `watch` to `aclose` what the owner deletes does not stay open here."""
 
     def __init__(self, paths: Paths) -> None:
+        self.readers = Readers()
         self._paths = paths
-        self._handles = Handles()
+        self._handles = Handles(self.readers)
         self._task: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
@@ -51,6 +53,7 @@ class Files:
             return None
         if told.is_stored:
             return self._handles.keep(digest, handle)
+        handle.count = self.readers.of(digest)
         blob = handle.take()
         handle.close()  # with its only reader
         return blob

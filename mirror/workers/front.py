@@ -14,6 +14,7 @@ from mirror.web.server import Server
 from mirror.web.status import Page
 from mirror.web.tally import Tally
 from mirror.workers.files import Files
+from mirror.workers.line import Line
 from mirror.workers.owner import Owner
 from mirror.workers.relay import Relay
 from mirror.workers.teller import TELL_EVERY_SECONDS, Teller
@@ -37,6 +38,9 @@ async def fronting(
         relay = Relay(owner, files, tally, memory_bytes // 2)
         server = Server(relay, _Pages(relay, teller), tally, memory_bytes // 2)
         house.push_async_callback(lambda: server.aclose(settings.shutdown_grace))
+        line = Line(owner, files.readers, server.forget_repeats)
+        house.push_async_callback(line.aclose)
+        line.open()
         await server.open(sockets)
         teller.open()
         yield

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,13 +11,15 @@ import aiohttp
 from yarl import URL
 
 from mirror.errors import NameInvalid, UpstreamUnreachable
-from mirror.web.told import COUNTS, TOLD, pid_in
+from mirror.web.told import COUNTS, LINE, TOLD, pid_in
 
 # Between two attempts to reach it.
 RETRY_SECONDS = 0.1
 # For what was counted, to be heard.
 TELL_WITHIN_SECONDS = 5.0
 READ_BYTES = 256 * 1024
+# Who hangs up does not wait for the other's farewell.
+_LINE_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=0.1)
 _HOST = "http://owner"
 
 
@@ -90,6 +93,17 @@ class Owner:
                 self._session.post(_HOST, data=data, headers=headers) as answer,
             ):
                 answer.raise_for_status()
+        except (aiohttp.ClientError, OSError) as error:
+            raise OwnerLost(repr(error)) from error
+
+    @asynccontextmanager
+    async def line(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """See web/fronts.py. Raises OwnerLost."""
+        try:
+            async with self._session.ws_connect(
+                _HOST, headers={LINE: "1"}, timeout=_LINE_TIMEOUT
+            ) as socket:
+                yield socket
         except (aiohttp.ClientError, OSError) as error:
             raise OwnerLost(repr(error)) from error
 

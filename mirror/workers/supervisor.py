@@ -216,7 +216,9 @@ class Supervisor:
             child.pause_seconds = min(MAX_PAUSE_SECONDS, 2 * child.pause_seconds)
 
     def _stop(self, children: Sequence[_Child]) -> None:
-        """Lets them end within the grace; a second signal ends them whatever they do."""
+        """Lets them end within the grace, and ends those that do not: no others, so that the owner
+        has its own time however long fronts took. A second signal ends all, whatever they do.
+        """
         for child in children:
             _send(child, STOP_CHILD)
         deadline = time.monotonic() + self._settings.shutdown_grace + LAST_SECONDS
@@ -224,7 +226,7 @@ class Supervisor:
             got = signal.sigtimedwait(_SIGNALS, LOOK_SECONDS)
             is_asked_again = got is not None and got.si_signo in STOP_SIGNALS
             if is_asked_again or time.monotonic() > deadline:
-                for child in self._children:
+                for child in self._children if is_asked_again else children:
                     _send(child, signal.SIGKILL)
 
     def _exit_code_of(self, child: _Child) -> int:

@@ -3,9 +3,9 @@
 import asyncio
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,17 @@ PATIENT = {"prefetch": False, "connect_timeout": "1m", "idle_timeout": "1m"}
 
 @dataclass
 class House:
-    """A running mirror. `storage` is its cache folder."""
+    """A running mirror. `storage` is its cache folder; `urls` are those of all its fronts, where it
+    has any.
+    """
 
     url: str
     storage: Path
+    urls: Sequence[str] = ()
+
+    def by_front(self, number: int) -> "House":
+        """The same mirror, as the clients of one front see it."""
+        return replace(self, url=self.urls[number])
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> RawResponse:
         return await raw_get(self.url + path, headers)
@@ -72,15 +79,15 @@ async def mirroring(
     folder: Path,
     upstreams: dict[str, FakeRegistry | dict[str, Any]],
     *,
-    fronted: bool = False,
+    fronts: int = 0,
     **settings: Any,
 ) -> AsyncIterator[House]:
     """A mirror whose upstreams are fakes (or their settings, written out); the cache is kept in
     `folder`, so that a second mirror can be opened on it. Other settings go into the file as given.
 
     Nothing is fetched that is not asked for, so that requests can be counted, and fakes may take
-    their time, unless an upstream's settings say otherwise. `fronted`: by a front process's server,
-    though in this process.
+    their time, unless an upstream's settings say otherwise. `fronts`: behind so many front
+    processes' servers, though in this process, and each on a port of its own.
     """
     described = {
         name: PATIENT | ({"endpoints": [each.url]} if isinstance(each, FakeRegistry) else each)
@@ -96,21 +103,27 @@ async def mirroring(
     file = folder / "mirror.yaml"
     file.write_text(yaml.safe_dump(document))
     settings_read = await asyncio.to_thread(load, file, {})
-    async with _running(settings_read, is_fronted=fronted) as port:
-        yield House(f"http://127.0.0.1:{port}", folder / "data")
+    async with _running(settings_read, fronts) as ports:
+        urls = [f"http://127.0.0.1:{port}" for port in ports]
+        yield House(urls[0], folder / "data", urls)
 
 
 @asynccontextmanager
-async def _running(settings: Settings, *, is_fronted: bool) -> AsyncIterator[int]:
-    if not is_fronted:
+async def _running(settings: Settings, fronts: int) -> AsyncIterator[list[int]]:
+    if not fronts:
         async with running(settings) as port:
-            yield port
+            yield [port]
         return
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as owner:
         owner.bind(f"{folder}/owner")
         owner.listen()
         owner.setblocking(False)
-        async with running(settings, owner):
-            listeners = await asyncio.to_thread(listening, *settings.listen)
-            async with fronting(settings, listeners, f"{folder}/owner"):
-                yield listeners[0].getsockname()[1]
+        async with running(settings, owner), AsyncExitStack() as all_fronts:
+            ports = []
+            for _ in range(fronts):
+                listeners = await asyncio.to_thread(listening, *settings.listen)
+                await all_fronts.enter_async_context(
+                    fronting(settings, listeners, f"{folder}/owner")
+                )
+                ports.append(listeners[0].getsockname()[1])
+            yield ports

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,13 +84,16 @@ def _described(upstream: FakeRegistry | str | dict[str, Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, upstreams: dict[str, FakeRegistry | str], **settings: Any
+    folder: Path,
+    upstreams: dict[str, FakeRegistry | str],
+    program: Sequence[str] = SERVE,
+    **settings: Any,
 ) -> AsyncIterator[Process]:
     """`mirror serve`, on a port that the system chooses; an upstream is a fake or an endpoint."""
     file = write_settings(folder, upstreams, **settings)
     environment = {**os.environ, **IMPORTABLE}
     process = await asyncio.create_subprocess_exec(
-        *SERVE, "--config", str(file), env=environment, stderr=PIPE
+        *program, "--config", str(file), env=environment, stderr=PIPE
     )
     assert process.stderr is not None
     try:
