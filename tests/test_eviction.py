@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from tests.support.layers import (
     UPSTREAM,
     add_layer,
     eventually,
+    on_disk_bytes,
     path_of,
     some_bytes,
     until_idle,
@@ -48,18 +48,6 @@ def bounded(
     return mirroring(folder, {UPSTREAM: registry}, storage=storage)
 
 
-def on_disk_bytes(house: House) -> int:
-    """Blobs, and what is on its way in."""
-    total = 0
-    for folder, _, names in os.walk(house.storage):
-        for name in names:
-            with suppress(FileNotFoundError):
-                found = (Path(folder) / name).stat()
-                is_one = "/blobs" in folder or "/staging" in folder
-                total += min(found.st_size, found.st_blocks * 512) if is_one else 0
-    return total
-
-
 async def pull(house: House, path: str, data: bytes) -> None:
     assert (await house.get(path)).body == data
     await until_idle(house)
@@ -74,7 +62,7 @@ async def test_it_never_takes_more_than_it_may(registry: FakeRegistry, tmp_path:
         async def watch() -> None:
             nonlocal most
             while True:
-                most = max(most, await asyncio.to_thread(on_disk_bytes, house))
+                most = max(most, await asyncio.to_thread(on_disk_bytes, house.storage))
                 await asyncio.sleep(0.002)
 
         watching = tasks.create_task(watch())
@@ -156,7 +144,7 @@ async def test_a_blob_of_which_nobody_tells_the_size(
         assert digest_of(fits) in house.stored_blobs()
         await pull(house, paths[1], does_not)
         assert digest_of(does_not) not in house.stored_blobs()
-        assert on_disk_bytes(house) <= 10 * MIB
+        assert on_disk_bytes(house.storage) <= 10 * MIB
 
 
 async def test_what_broke_off_goes_before_what_is_whole(
@@ -188,7 +176,7 @@ async def test_a_cache_that_is_made_smaller_shrinks(registry: FakeRegistry, tmp_
 
         async def has_shrunk() -> bool:
             cache_bytes = await house.metric("mirror_cache_bytes")
-            return cache_bytes <= 5 * MIB and on_disk_bytes(house) <= 5 * MIB
+            return cache_bytes <= 5 * MIB and on_disk_bytes(house.storage) <= 5 * MIB
 
         await eventually(has_shrunk)
         assert digest_of(layers[-1]) in house.stored_blobs()
