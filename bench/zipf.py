@@ -27,9 +27,10 @@ from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.proxy.contents import Contents
 from mirror.store.blobs import BlobStore
-from mirror.store.eviction import Eviction, Limits
+from mirror.store.eviction import Eviction
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
+from mirror.store.room import Limits
 from mirror.store.usage import Usage
 
 BLOBS, REQUESTS = 2_000, 40_000
@@ -84,10 +85,10 @@ class Held:
         self.eviction.note_use(digest)
         if await self.store.has(digest):
             return True
-        self.eviction.arriving_bytes = lambda: size_bytes
+        self.eviction.room.arriving_bytes = lambda: size_bytes
         await self.eviction.make_room(0)
         await asyncio.to_thread(self._bring, digest, size_bytes)
-        self.eviction.arriving_bytes = lambda: 0
+        self.eviction.room.arriving_bytes = lambda: 0
         await self.contents.note_stored(Descriptor(digest, BLOB_TYPE, size_bytes))
         return False
 

@@ -4,20 +4,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mirror.errors import StorageFailed
-from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.store import eviction
 from mirror.store.blobs import BlobStore
-from mirror.store.eviction import Eviction, Limits
 from mirror.store.index import Index
-from mirror.store.usage import Usage
 from tests.fakes.client import raw_open
 from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import NoLength, Stall
@@ -34,6 +30,7 @@ from tests.support.layers import (
     some_bytes,
     until_idle,
 )
+from tests.support.storeroom import Storeroom, storeroom
 
 MIB = 1024 * 1024
 
@@ -261,56 +258,34 @@ async def test_what_was_committed_as_the_mirror_was_killed_is_known_after_the_ne
 # --- In the room ----------------------------------------------------------------------------------
 
 
-@dataclass
-class Room:
-    store: BlobStore
-    index: Index
-    usage: Usage
-    metrics: Metrics
-
-    async def add(self, data: bytes, rank: float) -> Digest:
-        digest = Digest.of(data)
-        await self.store.write(digest, data)
-        await self.index.add_blob(digest, len(data), 1.0, rank)
-        self.usage.add(1, len(data))
-        return digest
-
-    def eviction(self, max_bytes: int) -> Eviction:
-        return Eviction(self.store, self.index, self.usage, self.metrics, Limits(max_bytes))
-
-
 @pytest.fixture
-async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    store, metrics = BlobStore(tmp_path / "data"), Metrics()
-    await store.open()
-    index = await Index.open(store.paths.index)
-    yield Room(store, index, Usage(metrics), metrics)
-    await index.aclose()
-    await store.aclose()
+async def room(tmp_path: Path) -> AsyncIterator[Storeroom]:
+    async with storeroom(tmp_path / "data") as room:
+        yield room
 
 
-async def test_the_lowest_rank_goes_first(room: Room) -> None:
+async def test_the_lowest_rank_goes_first(room: Storeroom) -> None:
     digests = [await room.add(b"%d" % n * 100, rank) for n, rank in enumerate((3.0, 1.0, 2.0))]
     evicting = room.eviction(300)
-    evicting.arriving_bytes = lambda: 100
+    evicting.room.arriving_bytes = lambda: 100
     await evicting.make_room(100)
     assert not await room.store.has(digests[1])
     assert evicting.floor == 1.0
     evicting.note_use(digests[2])
-    evicting.arriving_bytes = lambda: 200
+    evicting.room.arriving_bytes = lambda: 200
     await evicting.make_room(200)
     assert [await room.store.has(digest) for digest in digests] == [False, False, True]
     assert evicting.floor == 3.0
 
 
-async def test_nothing_goes_that_would_not_be_enough_to_be_read_on(room: Room) -> None:
+async def test_nothing_goes_that_would_not_be_enough_to_be_read_on(room: Storeroom) -> None:
     digest = await room.add(b"x" * 100, 1.0)
     handle = await room.store.find(digest)
     assert handle is not None
     stored = room.store.keep(digest, handle)
     assert stored is not None
     evicting = room.eviction(150)
-    evicting.arriving_bytes = lambda: 100
+    evicting.room.arriving_bytes = lambda: 100
     with pytest.raises(StorageFailed, match="no room for the 100 bytes"):
         await evicting.make_room(100)
     assert await room.store.has(digest)
@@ -320,7 +295,7 @@ async def test_nothing_goes_that_would_not_be_enough_to_be_read_on(room: Room) -
 
 
 async def test_what_has_come_again_meanwhile_stays(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: Storeroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the index and the file, somebody stores the same blob again."""
     digest = await room.add(b"x" * 100, 1.0)
@@ -333,14 +308,14 @@ async def test_what_has_come_again_meanwhile_stays(
 
     monkeypatch.setattr(BlobStore, "delete", deleting)
     evicting = room.eviction(150)
-    evicting.arriving_bytes = lambda: 100
+    evicting.room.arriving_bytes = lambda: 100
     await evicting.make_room(100)
     assert await room.store.has(digest)
     assert await room.index.blob_size(digest) == 100
 
 
 async def test_who_needs_room_does_not_wait_for_a_long_clearance(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: Storeroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cache that is made much smaller is cleared turn by turn."""
     monkeypatch.setattr(eviction, "BATCH_BLOBS", 1)
@@ -359,7 +334,7 @@ async def test_who_needs_room_does_not_wait_for_a_long_clearance(
     assert room.usage.blobs in (9, 10)
 
 
-async def test_uses_are_written_down_at_the_end(room: Room) -> None:
+async def test_uses_are_written_down_at_the_end(room: Storeroom) -> None:
     one, two = await room.add(b"one", 1.0), await room.add(b"two", 1.5)
     evicting = room.eviction(1000)
     await evicting.take_stock()
@@ -371,7 +346,7 @@ async def test_uses_are_written_down_at_the_end(room: Room) -> None:
 
 
 async def test_an_index_that_fails_evicts_nothing(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: Storeroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = await room.add(b"x" * 100, 1.0)
 

@@ -169,7 +169,8 @@ class Contents:
         self._keep_hot(manifest.digest, manifest.body)
         with spared("a manifest", digest=manifest.digest):
             if not await self._store.has(manifest.digest):
-                await self._store.write(manifest.digest, manifest.body)
+                async with self._eviction.room_to_write(len(manifest.body)):
+                    await self._store.write(manifest.digest, manifest.body)
             # Also of one that is here: the index may have failed when it came.
             await self.note_stored(manifest.descriptor)
 
