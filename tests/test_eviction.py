@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mirror.errors import StorageFailed
 from mirror.names import Digest
+from mirror.retention import worth
 from mirror.store import eviction
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
@@ -18,6 +20,7 @@ from tests.fakes.client import raw_open
 from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import NoLength, Stall
 from tests.fakes.images import digest_of
+from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
 from tests.support.layers import (
@@ -253,6 +256,26 @@ async def test_what_was_committed_as_the_mirror_was_killed_is_known_after_the_ne
         assert not house.staged()
         assert (await house.get(path)).body == data
     assert registry.count("GET", "blob") == 1
+
+
+@pytest.mark.parametrize("is_limited", [True, False])
+async def test_a_manifest_that_costs_a_pull_is_worth_more(
+    registry: FakeRegistry, tmp_path: Path, is_limited: bool
+) -> None:
+    """If its upstream tells of a limit; a config is free in any case."""
+    registry.ratelimit = RateLimit() if is_limited else None
+    image = registry.add_image(APP)
+    async with bounded(tmp_path, registry) as house:
+        for path in (f"/v2/{UPSTREAM}/{APP}/manifests/latest", path_of(image.config)):
+            assert (await house.get(path)).status == 200
+            await until_idle(house)
+    index = tmp_path / "data" / "index.db"
+    with closing(sqlite3.connect(index)) as connection:
+        rows = connection.execute("SELECT digest, size_bytes, uses, rank FROM blobs").fetchall()
+    assert {digest for digest, *_ in rows} == {image.digest, image.config}
+    for digest, size_bytes, uses, rank in rows:
+        costs_pull = is_limited and digest == image.digest
+        assert rank == pytest.approx(worth(size_bytes, uses, costs_pull=costs_pull))
 
 
 # --- In the room ----------------------------------------------------------------------------------
