@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, closing
@@ -335,6 +336,62 @@ async def test_what_has_come_again_meanwhile_stays(
     await evicting.make_room(100)
     assert await room.store.has(digest)
     assert await room.index.blob_size(digest) == 100
+
+
+async def test_what_a_kill_left_between_the_index_and_the_disk_goes_at_the_next_start(
+    room: Storeroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = await room.add(b"kept", 2.0), await room.add(b"x" * 100, 1.0)
+    delete = BlobStore.delete
+
+    async def killed(store: BlobStore, inodes: Any) -> None:
+        assert room.usage.size_bytes == 104, "it takes room until it has gone"
+        await asyncio.to_thread(shutil.copytree, store.paths.root, tmp_path / "killed")
+        await delete(store, inodes)
+
+    monkeypatch.setattr(BlobStore, "delete", killed)
+    evicting = room.eviction(150)
+    evicting.room.arriving_bytes = lambda: 100
+    await evicting.make_room(100)
+    assert not list(room.store.paths.going.glob("*")), "all is done here"
+    monkeypatch.undo()
+    async with storeroom(tmp_path / "killed") as left:
+        assert await left.store.has(gone)
+        assert await left.index.usage() == (1, 4), "which counts it no more"
+        (noted,) = left.store.paths.going.glob("*")
+        noted.write_text(noted.read_text() + f"{kept}\nno digest\nsha256:12")
+        await left.eviction(150).take_stock()
+        assert not await left.store.has(gone)
+        assert await left.store.has(kept), "the index knows it"
+        assert not noted.exists()
+
+
+async def test_a_disk_that_takes_no_list_of_what_goes_lets_it_go_all_the_same(
+    room: Storeroom,
+) -> None:
+    digest = await room.add(b"x" * 100, 1.0)
+    room.store.paths.going.touch()  # no folder can be made there
+    evicting = room.eviction(150)
+    evicting.room.arriving_bytes = lambda: 100
+    await evicting.make_room(100)
+    assert not await room.store.has(digest)
+
+
+async def test_an_index_that_forgets_nothing_leaves_no_list(
+    room: Storeroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await room.add(b"x" * 100, 1.0)
+
+    async def failing(*_: object) -> None:
+        raise StorageFailed("no index")
+
+    monkeypatch.setattr(room.index, "forget_blobs", failing)
+    evicting = room.eviction(150)
+    evicting.room.arriving_bytes = lambda: 100
+    with pytest.raises(StorageFailed, match="no index"):
+        await evicting.make_room(100)
+    assert await room.store.has(digest)
+    assert not list(room.store.paths.going.glob("*"))
 
 
 async def test_who_needs_room_does_not_wait_for_a_long_clearance(

@@ -18,7 +18,7 @@ from mirror.store.blobs import BlobStore
 from mirror.store.ghosts import Ghosts
 from mirror.store.index import Index
 from mirror.store.ranks import Ranked, Uses
-from mirror.store.removal import remove_blobs
+from mirror.store.removal import finish_removals, remove_blobs
 from mirror.store.room import HIGH_WATER, LOW_WATER, Limits, Room, no_room
 from mirror.store.usage import Usage
 
@@ -78,8 +78,8 @@ class Eviction:
         return pinned
 
     async def _settle(self) -> None:
-        """Blobs that were committed as an earlier process was killed. Raises StorageFailed, or
-        OSError.
+        """Blobs that were committed, or removed, as an earlier process was killed. Raises
+        StorageFailed, or OSError.
         """
         for digest in list(self._store.leftovers.committed):
             handle = await self._store.find(digest)
@@ -87,6 +87,8 @@ class Eviction:
                 await self._index.add_blob(digest, handle.size_bytes, time.time())
                 handle.close()
             await asyncio.to_thread(self._store.leftovers.settle, digest)
+        if self._index.memory is None:  # else the disk takes no writes
+            await finish_removals(self._store, self._index)
 
     async def aclose(self) -> None:
         """Writes down what was used."""
