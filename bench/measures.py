@@ -7,6 +7,7 @@ from typing import ClassVar
 from bench import procfs, reader, wrk
 from bench.content import Blob, Image
 from bench.load import LoadError
+from bench.reader import Crowd
 from bench.scale import Scale
 from bench.server import Server
 from bench.upstream import Upstream
@@ -113,13 +114,20 @@ class Throughput(Warm):
         crowd = reader.stream(
             server.address, self.blob, self.clients, scale.window_seconds, scale.copy_bodies
         )
-        gigabytes = crowd.body_bytes / GIGA
         cpu_seconds = procfs.cpu_seconds(pids) - cpu_before
-        values = (gigabytes / crowd.seconds, cpu_seconds / gigabytes)
+        values = throughput(crowd, cpu_seconds)
         return Sample(
             dict(zip(self.rows, values, strict=False)),
             {"server CPU s": cpu_seconds, "generator cores": crowd.cpu_seconds / crowd.seconds},
         )
+
+
+def throughput(crowd: Crowd, cpu_seconds: float) -> tuple[float, float]:
+    """Gigabytes per second, and the server's CPU seconds for each. Raises LoadError."""
+    if not crowd.body_bytes:
+        raise LoadError(f"nothing came within {crowd.seconds:.1f} s")
+    gigabytes = crowd.body_bytes / GIGA
+    return gigabytes / crowd.seconds, cpu_seconds / gigabytes
 
 
 def warm_measures(scale: Scale, upstream: Upstream, warm: WarmImage) -> list[Measure]:

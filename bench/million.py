@@ -9,23 +9,22 @@ it for the index and its backup; to make them takes a few minutes.
 
 import argparse
 import asyncio
-import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from types import FrameType
 
 from bench import procfs
+from bench.server import PROJECT, free_port, is_answered
 from bench.stock import stock
 from mirror.metrics import Metrics
 from mirror.store.blobs import BlobStore
@@ -44,7 +43,6 @@ STOP_LIMIT_SECONDS = 120
 LOOK_SECONDS = 0.005
 # An idle server is looked at after this time.
 IDLE_SECONDS = 2.0
-_PROJECT = Path(__file__).resolve().parent.parent
 
 
 @dataclass
@@ -84,15 +82,15 @@ def serving(cache: Cache) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """A mirror, and the seconds from its start until `/readyz` said yes. Killed in the end, if it
     still runs.
     """
-    port = _free_port()
+    port = free_port()
     config = cache.root / "mirror.yaml"
     config.write_text(f"listen: 127.0.0.1:{port}\noffline: true\nstorage: {{path: {cache.root}}}\n")
     command = [sys.executable, "-m", "mirror", "serve", "--config", str(config)]
     began_at = time.monotonic()
     with (cache.root / "log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=_PROJECT, stderr=log, env=_environment())
+        process = subprocess.Popen(command, cwd=PROJECT, stderr=log, env=_environment())
     try:
-        while not _is_ready(port):
+        while not is_answered(port, "/readyz"):
             if process.poll() is not None or time.monotonic() > began_at + START_LIMIT_SECONDS:
                 raise RuntimeError(f"mirror did not start: see {cache.root / 'log'}")
             time.sleep(LOOK_SECONDS)
@@ -106,21 +104,6 @@ def _environment() -> dict[str, str]:
     """As an installed program's: its settings are its own, and its modules are compiled already."""
     ours = ("MIRROR_", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-
-
-def _is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    with closing(connection), suppress(OSError, http.client.HTTPException):
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    return False
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def take_starts(cache: Cache) -> None:

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -60,7 +61,8 @@ def memory_bytes(pids: list[int], field: str) -> int:
 def reset_peak(pids: list[int]) -> None:
     """From now on VmHWM is the peak since now (root, or the owner of the processes)."""
     for pid in pids:
-        Path(f"/proc/{pid}/clear_refs").write_text(PEAK_RESET)
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            Path(f"/proc/{pid}/clear_refs").write_text(PEAK_RESET)
 
 
 class AnonymousMemory:

@@ -16,7 +16,7 @@ class Scale:
     busy_downloads: int = 8  # of the large blob, while small answers are timed
     layers: int = 20  # of an image that is pulled as a whole
     layer_bytes: int = 5_000_000
-    copy_bodies: bool = False  # the reader takes bodies into its own memory (see load.py)
+    copy_bodies: bool = False  # the reader takes bodies into its own memory (see reader.py)
 
 
 FULL = Scale(rounds=3, window_seconds=2.0, large_bytes=200_000_000, herd_bytes=100_000_000)

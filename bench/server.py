@@ -3,7 +3,6 @@
 All log each request to a file, all listen on loopback, all keep their files below one folder.
 """
 
-import contextlib
 import http.client
 import os
 import re
@@ -13,6 +12,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from bench import procfs
 
 START_LIMIT_SECONDS = 30
 STOP_LIMIT_SECONDS = 15
+ANSWER_LIMIT_SECONDS = 5  # for the question whether it is ready
 PROJECT = Path(__file__).resolve().parent.parent
 TOOLS = Path(os.environ.get("TEST_TOOLS") or PROJECT / ".tools" / "bin")
 """Where install.sh puts what no package of the system has."""
@@ -43,7 +44,7 @@ class Server(ABC):
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -90,7 +91,7 @@ class Server(ABC):
                 command, stdout=log, stderr=log, cwd=PROJECT, env={**inherited, **self.environment}
             )
         deadline = time.monotonic() + START_LIMIT_SECONDS
-        while not self._ready():
+        while not is_answered(self.port, self.ready_path):
             if not self.alive or time.monotonic() > deadline:
                 self.stop()
                 raise ServerError(f"{self.name} did not start: {self._end_of_log()}")
@@ -107,13 +108,6 @@ class Server(ABC):
             self._process.kill()
             self._process.wait()
         self._process = None
-
-    def _ready(self) -> bool:
-        connection = http.client.HTTPConnection(*self.address, timeout=5)
-        with contextlib.closing(connection), contextlib.suppress(OSError):
-            connection.request("GET", self.ready_path)
-            return connection.getresponse().status == 200
-        return False
 
     def _end_of_log(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
@@ -142,7 +136,16 @@ def said_by(*command: str) -> str:
     return done.stdout + done.stderr
 
 
-def _free_port() -> int:
+def is_answered(port: int, path: str) -> bool:
+    """Whether a server on this machine says 200 there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_LIMIT_SECONDS)
+    with closing(connection), suppress(OSError, http.client.HTTPException):
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    return False
+
+
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port

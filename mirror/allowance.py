@@ -63,6 +63,10 @@ class Allowance:
         """Until it may be used again; 0: now."""
         return max(0.0, self.rests_until - now)
 
+    def back_seconds(self, now: float) -> float:
+        """Until the whole limit can be used again, as far as we know; 0: now."""
+        return max(0.0, self.rests_until - now, self.window_ends_at - now)
+
     def left(self, now: float) -> float:
         """Pulls; infinite where no limit is known, or the known one's window is over."""
         if self.rest_seconds(now):

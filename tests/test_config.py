@@ -128,6 +128,11 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file_then_of_the_envi
         ("offline: [true]", "offline", "this must be true or false"),
         ("cache_memory: 64", "cache_memory", A_SIZE),
         (
+            "storage: {max_size: 0}",
+            "storage.max_size",
+            "with no room nothing is kept; leave it out where the disk is the limit",
+        ),
+        (
             "cache_memory: 15MiB",
             "cache_memory",
             "this must be at least 16MiB: half of it has to hold a large manifest or two",
@@ -542,3 +547,6 @@ def test_a_password_file_is_read_anew_for_each_login(tmp_path: Path) -> None:
     assert credential.read_password() == "one"
     secret.write_text("two\r\n")
     assert credential.read_password() == "two"
+    secret.write_text("\n")
+    with pytest.raises(ValueError, match="empty"):
+        credential.read_password()

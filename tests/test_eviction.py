@@ -81,6 +81,29 @@ async def test_it_never_takes_more_than_it_may(registry: FakeRegistry, tmp_path:
         assert await house.metric("mirror_cache_blobs") == stored
 
 
+async def test_manifests_that_come_all_at_once_take_no_more_either(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = [{"note": f"{n}" + "x" * 500_000} for n in range(12)]
+    images = [registry.add_image(APP, f"t{n}", annotations=note) for n, note in enumerate(notes)]
+    path = f"/v2/{UPSTREAM}/{APP}/manifests/t"
+    most = 0
+    write = BlobStore.write
+
+    async with bounded(tmp_path, registry, "2MiB") as house:
+
+        async def writing(store: BlobStore, digest: Digest, content: bytes) -> None:
+            nonlocal most
+            await write(store, digest, content)
+            most = max(most, await asyncio.to_thread(on_disk_bytes, house.storage))
+
+        monkeypatch.setattr(BlobStore, "write", writing)
+        answers = await asyncio.gather(*(house.get(f"{path}{n}") for n in range(12)))
+        assert [answer.body for answer in answers] == [image.manifest for image in images]
+        assert 1_500_000 <= most <= 2 * MIB
+        assert (await house.get(f"{path}11")).body == images[11].manifest
+
+
 async def test_what_is_used_stays(registry: FakeRegistry, tmp_path: Path) -> None:
     layers = [some_bytes(2_500_000, seed) for seed in range(8)]
     paths = [add_layer(registry, data) for data in layers]
@@ -316,6 +339,18 @@ async def test_nothing_goes_that_would_not_be_enough_to_be_read_on(room: Storero
     stored.close()
     await evicting.make_room(100)
     assert not await room.store.has(digest)
+
+
+async def test_a_manifest_has_no_place_among_what_may_not_go(room: Storeroom) -> None:
+    await room.add(b"x" * 100, 1.0)
+    evicting = room.eviction(150)
+    async with evicting.place_for(50):
+        with pytest.raises(StorageFailed, match="no room for the 151 bytes"):
+            async with evicting.place_for(101):
+                pass
+    assert room.usage.size_bytes == 100
+    async with evicting.place_for(51):
+        assert room.usage.size_bytes == 0
 
 
 async def test_what_has_come_again_meanwhile_stays(

@@ -421,19 +421,26 @@ async def test_a_rotated_password_file_takes_effect(
         assert (await house.get(TAG)).status == 200
         rotate("second")
         assert (await house.get(TAG)).status == 200
+        file.write_text("\n")  # as one is for a moment that is written in place
+        private.revoke_tokens()
+        assert (await house.get(TAG)).status == 200
         file.unlink()
         if scheme == "Bearer":
             private.auth = BearerAuth(users={"alice": "second"})  # which forgets its tokens
         assert (await house.get(TAG)).status == 200, "a secret that is away for a moment"
 
 
-async def test_a_password_file_that_was_never_read(private: FakeRegistry, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_there", [True, False], ids=["empty", "gone"])
+async def test_a_password_file_that_was_never_read(
+    private: FakeRegistry, tmp_path: Path, is_there: bool
+) -> None:
     file = tmp_path / "password"
     file.touch()
     async with asking(
         private, tmp_path, {"username": "alice", "password_file": str(file)}
     ) as house:
-        file.unlink()
+        if not is_there:
+            file.unlink()
         answer = await house.get(TAG)
         assert answer.status == 502
         assert b"password file of alice cannot be read: check that it is there" in answer.body

@@ -257,6 +257,24 @@ async def test_many_clients_of_one_cold_digest_cost_one_get(
         assert manifests_asked(registry) == (0, 1)
 
 
+async def test_a_cold_digest_costs_one_get_by_whatever_name_it_is_asked_for(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    image = registry.add_image(APP)
+    registry.add_manifest(APP, image.manifest, OCI_MANIFEST, "stable")
+    gate = Gate(10)
+    registry.fail(gate, kind="manifest", method="GET")
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror, asyncio.TaskGroup() as group:
+        paths = (LATEST, "/v2/app/manifests/stable", by_digest(image.digest))
+        asked = [group.create_task(mirror.get(path)) for path in paths]
+        await gate.reached.wait()
+        await registry.until(lambda: registry.count("HEAD", "manifest") == 2)
+        await asyncio.sleep(0.1)  # nothing more comes
+        gate.open()
+        assert {(await answer).body for answer in asked} == {image.manifest}
+        assert manifests_asked(registry) == (2, 1)
+
+
 async def test_a_manifest_known_by_its_tag_only(registry: FakeRegistry, tmp_path: Path) -> None:
     image = registry.add_image(APP)
     registry.fail(Status(404), kind="manifest", reference=image.digest)

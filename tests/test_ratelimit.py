@@ -310,6 +310,17 @@ async def test_a_resting_endpoint_does_not_keep_the_next_one_from_being_asked(
 BACKGROUND = {"Priority": "u=7"}
 
 
+def test_the_background_comes_back_when_the_rest_is_over_too() -> None:
+    endpoint, now = URL("http://hub.test"), 1000.0
+    limits = RateLimits(Upstream("hub.test", (endpoint,)), Metrics(), lambda: now)
+    told = {"ratelimit-limit": "100;w=60", "ratelimit-remaining": "0;w=60", "Retry-After": "900"}
+    limits.note(endpoint, "anonymous", 429, told)
+    now += 100  # its window is over, its rest is not
+    kept = limits.kept_from_background()
+    assert kept is not None
+    assert kept.headers["Retry-After"] == "800"
+
+
 def path_of(tag: str) -> str:
     return f"/v2/hub.test/{APP}/manifests/{tag}"
 

@@ -9,7 +9,16 @@ import pytest
 from mirror.downloads import tries
 from mirror.downloads.arrival import Arrival
 from mirror.downloads.downloads import Downloads
-from tests.fakes.faults import Cut, Fault, FromTheStart, HangUp, IgnoreRange, NoLength, Status
+from tests.fakes.faults import (
+    Cut,
+    Fault,
+    FromTheStart,
+    HangUp,
+    IgnoreRange,
+    NoLength,
+    Status,
+    WrongTotal,
+)
 from tests.fakes.images import digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -194,6 +203,17 @@ async def test_a_part_that_was_not_asked_for_is_no_way_on(
         assert answer.body == DATA
     else:
         assert answer.ended == "short"
+
+
+async def test_where_parts_are_of_another_size_the_whole_is_asked_for(
+    house: House, registry: FakeRegistry, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
+    registry.fail(Cut(HALF), kind="blob", times=1)
+    registry.fail(WrongTotal(5), kind="blob")
+    assert (await house.get(path)).body == DATA
+    ranges = [seen.headers.get("Range") is not None for seen in registry.requests]
+    assert ranges == [False, True, False]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 416])

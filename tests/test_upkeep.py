@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mirror.manifest import Named
 from mirror.names import Digest
 from mirror.store import anatomy
 from mirror.store.blobs import BlobStore
+from mirror.store.inventory import Inventory, Tagged
 from mirror.upkeep import sweeping
 from mirror.upkeep.lines import Refused
 from tests.fakes.client import raw_open
@@ -103,6 +104,25 @@ async def test_what_a_tag_has_left_behind_is_an_image_by_digest(
             f"docker.io/library/app@{one.digest}",
             "docker.io/library/app:latest",
         }
+
+
+async def test_what_arrives_while_all_is_looked_at_is_not_listed_yet(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = two_images(registry)
+    tags = Inventory.tags
+
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        await pull(house, one, tag="one")
+
+        async def meanwhile(inventory: Inventory) -> AsyncIterator[list[Tagged]]:
+            await pull(house, two)
+            async for page in tags(inventory):
+                yield page
+
+        monkeypatch.setattr(Inventory, "tags", meanwhile)
+        listed = await told(house.storage, "ls", pattern=None)
+        assert [each["digest"] for each in listed.items] == [one.digest]
 
 
 # --- rm -------------------------------------------------------------------------------------------

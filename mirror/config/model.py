@@ -144,6 +144,12 @@ def _rate(value: int) -> int:
     return value
 
 
+def _max_size(value: int) -> int:
+    if not value:
+        raise ValueError("with no room nothing is kept; leave it out where the disk is the limit")
+    return value
+
+
 def _memory(value: int) -> int:
     if value < MIN_MEMORY_BYTES:
         raise ValueError(
@@ -163,10 +169,14 @@ class Credential(_Model):
     password_file: ReadableFile | None = None
 
     def read_password(self) -> str:
-        """Raises OSError when the file has gone."""
-        if self.password_file is not None:
-            return self.password_file.read_text().strip("\r\n")
-        return self.password.get_secret_value() if self.password else ""
+        """Raises OSError when the file has gone, ValueError when it is empty or no text: as it is
+        for a moment where a new password is written in place.
+        """
+        if self.password_file is None:
+            return self.password.get_secret_value() if self.password else ""
+        if not (password := self.password_file.read_text().strip("\r\n")):
+            raise ValueError("the password file is empty")
+        return password
 
 
 class Tls(_Model):
@@ -196,7 +206,7 @@ class UpstreamSettings(_Model):
 
 class Storage(_Model):
     path: Annotated[Path, BeforeValidator(_path)] = Path("mirror-data")
-    max_size: Annotated[Bytes, Field(gt=0)] | None = None
+    max_size: Annotated[Bytes, AfterValidator(_max_size)] | None = None
     min_free: Bytes | None = None
     scrub_rate: Bytes = 20 * 1024 * 1024
 

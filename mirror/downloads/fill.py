@@ -85,6 +85,8 @@ class Fill:
 
     async def _fetch_from(self, start: int, attempt: int) -> None:
         arrival, landing = self._arrival, self._landing
+        if landing.are_parts_wrong:
+            start = 0
         self.position = start
         stop = self._end_of_gap(start)
         asked_at = asyncio.get_running_loop().time()
@@ -147,8 +149,22 @@ class Fill:
         """
         if start:
             self._landing.note_ranges(answer.is_partial and answer.start == start)
-        self._landing.check_size(answer.size_bytes)
+        if answer.is_partial and self._arrival.announced:
+            self._check_part(answer)
+        else:
+            self._landing.check_size(answer.size_bytes)
         answer.check_begins_at(start)
+
+    def _check_part(self, answer: BlobAnswer) -> None:
+        """What an answer to a Range tells decides nothing against what the whole one did. Raises
+        UpstreamBroken.
+        """
+        try:
+            self._landing.check_size(answer.size_bytes)
+        except WrongBytes as error:
+            self._landing.are_parts_wrong = True
+            self._landing.note_ranges(False)
+            raise UpstreamBroken(self._upstream, "tells another size for a part") from error
 
     def _check_length(self, end: int) -> None:
         """Raises UpstreamBroken for a body that goes on behind the blob's end, or for ever."""

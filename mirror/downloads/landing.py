@@ -39,6 +39,8 @@ class Landing:
         # What fill asks for at once, where it has company.
         self.share_bytes: int | None = None
         self.takes_ranges: bool | None = None
+        # Parts are said to be of a blob of another size: only the whole is asked for from now on.
+        self.are_parts_wrong = False
         # No further task may begin.
         self.is_ending = False
         # A manifest and the upstream tell different sizes: nobody hears of one before the end.
@@ -60,8 +62,8 @@ class Landing:
         return self.arrival.is_asked
 
     def note_ranges(self, are_taken: bool) -> None:
-        self.takes_ranges = are_taken
-        self.shares.note_ranges(are_taken)
+        self.takes_ranges = are_taken and not self.are_parts_wrong
+        self.shares.note_ranges(self.takes_ranges)
 
     async def write(self, begin: int, chunk: bytes | memoryview) -> int:
         """Of a chunk, what is neither there nor being written; returns the chunk's end.

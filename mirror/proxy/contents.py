@@ -84,7 +84,7 @@ class Contents:
     async def keep(self, manifest: Manifest) -> None:
         """Stores a manifest whose digest was checked: once, however many repositories bring it.
 
-        Where the disk fails, it is kept in memory only.
+        Where the disk fails, or is full of what may not go, it is kept in memory only.
         """
         flight, _ = self._writes.start(manifest.digest, lambda: self._write(manifest))
         await flight.wait()
@@ -169,7 +169,7 @@ class Contents:
         self._keep_hot(manifest.digest, manifest.body)
         with spared("a manifest", digest=manifest.digest):
             if not await self._store.has(manifest.digest):
-                async with self._eviction.room_to_write(len(manifest.body)):
+                async with self._eviction.place_for(len(manifest.body)):
                     await self._store.write(manifest.digest, manifest.body)
             # Also of one that is here: the index may have failed when it came.
             await self.note_stored(manifest.descriptor)

@@ -66,8 +66,8 @@ class ManifestSource:
         self._absences = absences
         self._pins = pins
         self._metrics = metrics
-        # The tag is what an upstream may know a manifest by, if by nothing else.
-        self._flights: Flights[tuple[Repository, Digest, Tag | None], Manifest] = Flights(
+        # The reference is what the upstream is asked for the digest by.
+        self._flights: Flights[tuple[Repository, Digest, Reference], Manifest] = Flights(
             by_upstream
         )
         # Manifests whose blobs are known to be named under the repository.
@@ -135,15 +135,27 @@ class ManifestSource:
     async def _fetched(
         self, repository: Repository, digest: Digest, tag: Tag | None = None
     ) -> tuple[Manifest, Cache]:
-        flight, joined = self._flights.start(
-            (repository, digest, tag), lambda: self._fetch(repository, digest, tag)
-        )
+        """By its digest, so that all its names are one pull; by its tag where that is not found:
+        some caches upstream of us know a manifest by its tag only, until that was pulled.
+        """
         try:
-            manifest = await flight.wait()
+            try:
+                return await self._flown(repository, digest, digest)
+            except UpstreamNotFound:
+                if tag is None:
+                    raise
+                return await self._flown(repository, digest, tag)
         except UpstreamNotFound:
             self._absences.note("manifest", repository, digest)
             raise
-        return manifest, Cache.JOINED if joined else Cache.MISS
+
+    async def _flown(
+        self, repository: Repository, digest: Digest, reference: Reference
+    ) -> tuple[Manifest, Cache]:
+        flight, joined = self._flights.start(
+            (repository, digest, reference), lambda: self._fetch(repository, digest, reference)
+        )
+        return await flight.wait(), Cache.JOINED if joined else Cache.MISS
 
     async def _manifest(
         self, repository: Repository, digest: Digest, body: bytes, held: Descriptor
@@ -159,18 +171,14 @@ class ManifestSource:
             await self._access.grant(repository, parsed.manifest.descriptor)
         return await self._noted(repository, parsed)
 
-    async def _fetch(self, repository: Repository, digest: Digest, tag: Tag | None) -> Manifest:
+    async def _fetch(
+        self, repository: Repository, digest: Digest, reference: Reference
+    ) -> Manifest:
         held = await self._access.held(repository, digest)
         body = self._contents.hot(digest)
         if held is not None and body is not None:  # an earlier flight has just landed
             return await self._manifest(repository, digest, body, held)
-        try:
-            return await self._get(repository, digest, digest)
-        except UpstreamNotFound:
-            if tag is None:
-                raise
-            # Some caches upstream of us know a manifest by its tag only, until that was pulled.
-            return await self._get(repository, tag, digest)
+        return await self._get(repository, reference, digest)
 
     async def _get(
         self, repository: Repository, reference: Reference, digest: Digest | None

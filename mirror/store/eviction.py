@@ -19,7 +19,7 @@ from mirror.store.ghosts import Ghosts
 from mirror.store.index import Index
 from mirror.store.ranks import Ranked, Uses
 from mirror.store.removal import finish_removals, remove_blobs
-from mirror.store.room import HIGH_WATER, LOW_WATER, Limits, Room, no_room
+from mirror.store.room import HIGH_WATER, LOW_WATER, Limits, Room
 from mirror.store.usage import Usage
 
 BATCH_BLOBS = 64
@@ -119,7 +119,7 @@ class Eviction:
             self._due.set()
 
     @asynccontextmanager
-    async def room_to_write(self, size_bytes: int) -> AsyncIterator[None]:
+    async def place_for(self, size_bytes: int) -> AsyncIterator[None]:
         """For a small content, which counts as arriving meanwhile. Raises StorageFailed where there
         is too little.
         """
@@ -139,7 +139,7 @@ class Eviction:
             if lacking_bytes > 0 and lacking_bytes <= await self._most_bytes():
                 lacking_bytes -= await self._evict(lacking_bytes, WAIT_SECONDS)
             if lacking_bytes > 0 and await self.room.lacking_bytes(coming_bytes) > 0:
-                raise no_room(coming_bytes)
+                raise self.room.refusal(coming_bytes)
         self._due.set()  # so close to the brim, the next one should not have to wait
 
     async def check_room(self, coming_bytes: int, more_bytes: int) -> None:
@@ -147,7 +147,7 @@ class Eviction:
         yet. Raises StorageFailed.
         """
         if await self.room.lacking_bytes(coming_bytes, more_bytes) > 0:
-            raise no_room(coming_bytes)
+            raise self.room.refusal(coming_bytes)
 
     async def _most_bytes(self) -> int:
         """What could go at most. Raises StorageFailed."""

@@ -103,14 +103,15 @@ class Room:
         surplus_bytes = self.surplus_bytes(water.free_bytes(self._limits.max_bytes or 0))
         return max(wanted_bytes - free_bytes, surplus_bytes, 0)
 
+    def refusal(self, coming_bytes: int) -> StorageFailed:
+        """What is told where there is too little."""
+        coming_bytes += self._writing_bytes
+        return StorageFailed(
+            f"this mirror's disk has no room for the {coming_bytes} bytes that are on their way"
+        )
+
     async def _free_bytes(self) -> int:
         """On the disk, but for what stays free; may be less than 0."""
         free_bytes = await asyncio.to_thread(self._folder.room_bytes, self._limits.min_free_bytes)
         self._metrics.storage_room_bytes.set(free_bytes)
         return free_bytes
-
-
-def no_room(coming_bytes: int) -> StorageFailed:
-    return StorageFailed(
-        f"this mirror's disk has no room for the {coming_bytes} bytes that are on their way"
-    )

@@ -3,7 +3,7 @@ the manifests themselves.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mirror.manifest import Named
@@ -79,7 +79,9 @@ async def survey(
         for each in tagged
         if each.digest in found.blobs
     ]
-    await asyncio.to_thread(_add_untagged, found, held)
+    # What has come since the blobs were looked at is not here yet.
+    known = [(repository, digest) for repository, digest in held if digest in found.blobs]
+    await asyncio.to_thread(_add_untagged, found, known)
     return found
 
 
@@ -102,9 +104,8 @@ def _read(
             unread += named.children
 
 
-def _add_untagged(found: Survey, held: Iterable[tuple[Repository, Digest]]) -> None:
+def _add_untagged(found: Survey, held: Sequence[tuple[Repository, Digest]]) -> None:
     """What stands in an index of the same repository is a part of that."""
-    held = list(held)
     parts: set[tuple[Repository, Digest]] = {
         (image.name.repository, image.digest) for image in found.images
     }

@@ -14,6 +14,7 @@ from mirror.errors import (
     UpstreamRateLimited,
 )
 from mirror.names import shown
+from mirror.upstream.definition import ANONYMOUS
 
 
 def error_of(
@@ -66,7 +67,7 @@ def _retry_after(headers: Mapping[str, str]) -> str:
 
 
 def _login_hint(account: str) -> str:
-    if account == "anonymous":
+    if account == ANONYMOUS:
         return "It may not exist, or want a login: see `credentials` in the configuration"
     return f"It may not exist, or not be open to {account}: check that credential"
 

@@ -63,7 +63,7 @@ class BlobAnswer:
     def __init__(self, client: "UpstreamClient", response: aiohttp.ClientResponse) -> None:
         self._client = client
         self._response = response
-        if bare_type(response.content_type) == "text/html":
+        if _type_of(response) == "text/html":
             raise UpstreamBroken(client.name, "sent a web page in place of a blob")
         told = parse_content_range(response.headers.get("Content-Range"))
         self.is_partial = response.status == 206
@@ -137,9 +137,7 @@ class UpstreamClient:
                 raise
             return ManifestHead()
         response.release()
-        return ManifestHead(
-            _digest_of(response), bare_type(response.content_type), _size_of_manifest(response)
-        )
+        return ManifestHead(_digest_of(response), _type_of(response), _size_of_manifest(response))
 
     async def get_manifest(
         self,
@@ -265,6 +263,13 @@ class UpstreamClient:
         if self._offline:
             raise Offline(self.name, f"this mirror is offline and does not hold {question.path}")
         return await self._asker.ask(question)
+
+
+def _type_of(response: aiohttp.ClientResponse) -> str:
+    """aiohttp's `content_type` raises whatever Python's reader of such headers does: IndexError for
+    `a/b;c*0*="'`.
+    """
+    return bare_type(response.headers.get("Content-Type", ""))
 
 
 def _size_of_manifest(response: aiohttp.ClientResponse) -> int | None:

@@ -12,7 +12,9 @@ ANONYMOUS = "anonymous"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A login. `read_password` is called for each use, so that a rotated file takes effect."""
+    """A login. `read_password` is called for each use, so that a rotated file takes effect; it is
+    blocking, and raises OSError or ValueError where there is no password to be had.
+    """
 
     username: str
     read_password: Callable[[], str] = field(repr=False)

@@ -107,7 +107,7 @@ class RateLimits:
         now = self._clock()
         limited = self._limited(now)
         told = "; ".join(f"{key[1]}: {each.told(now)}" for key, each in limited.items())
-        back_seconds = min(each.window_ends_at for each in limited.values()) - now
+        back_seconds = min(each.back_seconds(now) for each in limited.values())
         return UpstreamRateLimited(
             self._upstream.name,
             f"the last {FLOOR_SHARE:.0%} of its limit are kept for pulls that are not in the "

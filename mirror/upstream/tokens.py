@@ -253,8 +253,8 @@ class Logins:
         return body
 
     async def _basic(self, account: Account) -> str:
-        """With the last password that could be read: a file may be away for a moment while its
-        secret is rotated. Raises PasswordUnreadable.
+        """With the last password that could be read: a file may be away or empty for a moment while
+        its secret is rotated. Raises PasswordUnreadable.
         """
         name = account.username
         try:
@@ -263,11 +263,11 @@ class Logins:
             if name not in self._passwords:
                 raise PasswordUnreadable(
                     self._upstream.name,
-                    f"the password file of {name} cannot be read: check that it is there, and that "
-                    "this mirror may read it",
+                    f"the password file of {name} cannot be read: check that it is there, that it "
+                    "is not empty, and that this mirror may read it",
                 ) from None
         password = self._passwords[name]
-        pair = f"{account.username}:{password}"
+        pair = f"{name}:{password}"
         return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 

@@ -115,6 +115,18 @@ class FromTheStart(IgnoreRange):
 
 
 @dataclass(frozen=True)
+class WrongTotal(Fault):
+    """206 tells that the whole is so much longer than it is; 200 tells the truth."""
+
+    delta: int
+
+    def change(self, answer: Answer) -> None:
+        if answer.status == 206:
+            part, _, total = answer.headers["Content-Range"].partition("/")
+            answer.headers["Content-Range"] = f"{part}/{int(total) + self.delta}"
+
+
+@dataclass(frozen=True)
 class WrongByte(Fault):
     """One byte flipped; nothing happens when the body is shorter."""
 
