@@ -28,8 +28,9 @@ from bench.server import PROJECT, free_port, is_answered
 from bench.stock import stock
 from mirror.metrics import Metrics
 from mirror.store.blobs import BlobStore
-from mirror.store.eviction import Eviction, Limits
+from mirror.store.eviction import Eviction
 from mirror.store.index import Index
+from mirror.store.room import Limits
 from mirror.store.usage import Usage
 
 FEW_BLOBS = 1_000
@@ -140,7 +141,7 @@ async def evict(cache: Cache) -> None:
     usage.add(*await index.usage())
     eviction = Eviction(store, index, usage, metrics, Limits(max_bytes=usage.size_bytes))
     going = await index.least_worth(EVICTED_BLOBS)
-    eviction.arriving_bytes = lambda: sum(each.size_bytes for each in going)
+    eviction.room.arriving_bytes = lambda: sum(each.size_bytes for each in going)
     before = usage.blobs
     began_at, cpu_seconds = time.perf_counter(), time.process_time()
     await eviction.make_room(0)

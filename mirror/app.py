@@ -19,12 +19,13 @@ from mirror.proxy.ledger import Ledger
 from mirror.proxy.proxy import Proxy
 from mirror.store.backup import IndexBackup
 from mirror.store.blobs import BlobStore
-from mirror.store.eviction import Eviction, Limits
+from mirror.store.eviction import Eviction
 from mirror.store.inspection import Inspection
 from mirror.store.inventory import Inventory
 from mirror.store.pins import Pins
 from mirror.store.quarantine import Quarantine
 from mirror.store.recovery import close_index, open_index
+from mirror.store.room import Limits
 from mirror.store.scrub import Pace, Scrub
 from mirror.store.usage import Usage
 from mirror.upkeep.cache import Cache
@@ -93,13 +94,13 @@ async def _opened(
     eviction = Eviction(store, index, usage, metrics, _limits(settings))
     house.push_async_callback(eviction.aclose)
     await eviction.take_stock()
-    if serves:
-        eviction.open()
     pins = Pins(store, index)
     await pins.open()
     quarantine = Quarantine(store, index, usage, metrics)
     house.push_async_callback(quarantine.aclose)
     await quarantine.open()
+    if serves:
+        eviction.open()
     clients: dict[str, UpstreamClient] = {}
     blocks = Blocks()
     for upstream in upstreams_of(settings):

@@ -11,10 +11,11 @@ from mirror.metrics import Metrics
 from mirror.names import Digest
 from mirror.proxy.contents import HOT_BLOB_BYTES, OVERHEAD_BYTES, Contents
 from mirror.store.blobs import BlobStore
-from mirror.store.eviction import Eviction, Limits
+from mirror.store.eviction import Eviction
 from mirror.store.handles import Handle, StoredBlob
 from mirror.store.index import Index
 from mirror.store.quarantine import Quarantine
+from mirror.store.room import Limits
 from mirror.store.usage import Usage
 from tests.support.layers import some_bytes
 

@@ -2,28 +2,27 @@
 
 import asyncio
 import json
-import os
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mirror.errors import StorageFailed
-from mirror.metrics import Metrics
 from mirror.names import Digest
+from mirror.retention import worth
 from mirror.store import eviction
 from mirror.store.blobs import BlobStore
-from mirror.store.eviction import Eviction, Limits
 from mirror.store.index import Index
 from mirror.store.readers import HANDOVER_SECONDS
-from mirror.store.usage import Usage
 from tests.fakes.client import raw_open
 from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.faults import Gate, NoLength, Stall
 from tests.fakes.images import digest_of
+from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
 from tests.support.layers import (
@@ -31,11 +30,13 @@ from tests.support.layers import (
     UPSTREAM,
     add_layer,
     eventually,
+    on_disk_bytes,
     path_of,
     some_bytes,
     until_idle,
     until_stored,
 )
+from tests.support.storeroom import Storeroom, storeroom
 
 MIB = 1024 * 1024
 
@@ -48,18 +49,6 @@ def bounded(
 ) -> AbstractAsyncContextManager[House]:
     storage = {"path": str(folder / "data"), "max_size": size}
     return mirroring(folder, {UPSTREAM: registry}, storage=storage)
-
-
-def on_disk_bytes(house: House) -> int:
-    """Blobs, and what is on its way in."""
-    total = 0
-    for folder, _, names in os.walk(house.storage):
-        for name in names:
-            with suppress(FileNotFoundError):
-                found = (Path(folder) / name).stat()
-                is_one = "/blobs" in folder or "/staging" in folder
-                total += min(found.st_size, found.st_blocks * 512) if is_one else 0
-    return total
 
 
 async def pull(house: House, path: str, data: bytes) -> None:
@@ -76,7 +65,7 @@ async def test_it_never_takes_more_than_it_may(registry: FakeRegistry, tmp_path:
         async def watch() -> None:
             nonlocal most
             while True:
-                most = max(most, await asyncio.to_thread(on_disk_bytes, house))
+                most = max(most, await asyncio.to_thread(on_disk_bytes, house.storage))
                 await asyncio.sleep(0.002)
 
         watching = tasks.create_task(watch())
@@ -108,7 +97,7 @@ async def test_manifests_that_come_all_at_once_take_no_more_either(
         async def writing(store: BlobStore, digest: Digest, content: bytes) -> None:
             nonlocal most
             await write(store, digest, content)
-            most = max(most, await asyncio.to_thread(on_disk_bytes, house))
+            most = max(most, await asyncio.to_thread(on_disk_bytes, house.storage))
 
         monkeypatch.setattr(BlobStore, "write", writing)
         answers = await asyncio.gather(*(house.get(f"{path}{n}") for n in range(12)))
@@ -181,7 +170,7 @@ async def test_what_a_client_takes_slowly_stays(
             for each, other in zip(other_paths, others, strict=True):
                 assert (await house.get(each)).body == other
                 await asyncio.sleep(1.5 * HANDOVER_SECONDS if fronts else 0)
-                assert on_disk_bytes(house) <= 24 * MIB
+                assert await asyncio.to_thread(on_disk_bytes, house.storage) <= 24 * MIB
             assert digest_of(data) in house.stored_blobs()
             assert await house.metric("mirror_evicted_blobs_total") >= 2
             while not joined and (piece := await stream.read()):
@@ -223,7 +212,7 @@ async def test_a_blob_of_which_nobody_tells_the_size(
         assert digest_of(fits) in house.stored_blobs()
         await pull(house, paths[1], does_not)
         assert digest_of(does_not) not in house.stored_blobs()
-        assert on_disk_bytes(house) <= 10 * MIB
+        assert on_disk_bytes(house.storage) <= 10 * MIB
 
 
 async def test_what_broke_off_goes_before_what_is_whole(
@@ -255,7 +244,7 @@ async def test_a_cache_that_is_made_smaller_shrinks(registry: FakeRegistry, tmp_
 
         async def has_shrunk() -> bool:
             cache_bytes = await house.metric("mirror_cache_bytes")
-            return cache_bytes <= 5 * MIB and on_disk_bytes(house) <= 5 * MIB
+            return cache_bytes <= 5 * MIB and on_disk_bytes(house.storage) <= 5 * MIB
 
         await eventually(has_shrunk)
         assert digest_of(layers[-1]) in house.stored_blobs()
@@ -337,59 +326,57 @@ async def test_what_was_committed_as_the_mirror_was_killed_is_known_after_the_ne
     assert registry.count("GET", "blob") == 1
 
 
+@pytest.mark.parametrize("is_limited", [True, False])
+async def test_a_manifest_that_costs_a_pull_is_worth_more(
+    registry: FakeRegistry, tmp_path: Path, is_limited: bool
+) -> None:
+    """If its upstream tells of a limit; a config is free in any case."""
+    registry.ratelimit = RateLimit() if is_limited else None
+    image = registry.add_image(APP)
+    async with bounded(tmp_path, registry) as house:
+        for path in (f"/v2/{UPSTREAM}/{APP}/manifests/latest", path_of(image.config)):
+            assert (await house.get(path)).status == 200
+            await until_idle(house)
+    index = tmp_path / "data" / "index.db"
+    with closing(sqlite3.connect(index)) as connection:
+        rows = connection.execute("SELECT digest, size_bytes, uses, rank FROM blobs").fetchall()
+    assert {digest for digest, *_ in rows} == {image.digest, image.config}
+    for digest, size_bytes, uses, rank in rows:
+        costs_pull = is_limited and digest == image.digest
+        assert rank == pytest.approx(worth(size_bytes, uses, costs_pull=costs_pull))
+
+
 # --- In the room ----------------------------------------------------------------------------------
 
 
-@dataclass
-class Room:
-    store: BlobStore
-    index: Index
-    usage: Usage
-    metrics: Metrics
-
-    async def add(self, data: bytes, rank: float) -> Digest:
-        digest = Digest.of(data)
-        await self.store.write(digest, data)
-        await self.index.add_blob(digest, len(data), 1.0, rank)
-        self.usage.add(1, len(data))
-        return digest
-
-    def eviction(self, max_bytes: int) -> Eviction:
-        return Eviction(self.store, self.index, self.usage, self.metrics, Limits(max_bytes))
-
-
 @pytest.fixture
-async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    store, metrics = BlobStore(tmp_path / "data"), Metrics()
-    await store.open()
-    index = await Index.open(store.paths.index)
-    yield Room(store, index, Usage(metrics), metrics)
-    await index.aclose()
-    await store.aclose()
+async def room(tmp_path: Path) -> AsyncIterator[Storeroom]:
+    async with storeroom(tmp_path / "data") as room:
+        yield room
 
 
-async def test_the_lowest_rank_goes_first(room: Room) -> None:
+async def test_the_lowest_rank_goes_first(room: Storeroom) -> None:
     digests = [await room.add(b"%d" % n * 100, rank) for n, rank in enumerate((3.0, 1.0, 2.0))]
     evicting = room.eviction(300)
-    evicting.arriving_bytes = lambda: 100
+    evicting.room.arriving_bytes = lambda: 100
     await evicting.make_room(100)
     assert not await room.store.has(digests[1])
     assert evicting.floor == 1.0
     evicting.note_use(digests[2])
-    evicting.arriving_bytes = lambda: 200
+    evicting.room.arriving_bytes = lambda: 200
     await evicting.make_room(200)
     assert [await room.store.has(digest) for digest in digests] == [False, False, True]
     assert evicting.floor == 3.0
 
 
-async def test_nothing_goes_that_would_not_be_enough_to_be_read_on(room: Room) -> None:
+async def test_nothing_goes_that_would_not_be_enough_to_be_read_on(room: Storeroom) -> None:
     digest = await room.add(b"x" * 100, 1.0)
     handle = await room.store.find(digest)
     assert handle is not None
     stored = room.store.keep(digest, handle)
     assert stored is not None
     evicting = room.eviction(150)
-    evicting.arriving_bytes = lambda: 100
+    evicting.room.arriving_bytes = lambda: 100
     with pytest.raises(StorageFailed, match="no room for the 100 bytes"):
         await evicting.make_room(100)
     assert await room.store.has(digest)
@@ -398,11 +385,11 @@ async def test_nothing_goes_that_would_not_be_enough_to_be_read_on(room: Room) -
     assert not await room.store.has(digest)
 
 
-async def test_a_manifest_has_no_place_among_what_may_not_go(room: Room) -> None:
+async def test_a_manifest_has_no_place_among_what_may_not_go(room: Storeroom) -> None:
     await room.add(b"x" * 100, 1.0)
     evicting = room.eviction(150)
     async with evicting.place_for(50):
-        with pytest.raises(StorageFailed, match="nothing in it may go"):
+        with pytest.raises(StorageFailed, match="no room for the 151 bytes"):
             async with evicting.place_for(101):
                 pass
     assert room.usage.size_bytes == 100
@@ -411,7 +398,7 @@ async def test_a_manifest_has_no_place_among_what_may_not_go(room: Room) -> None
 
 
 async def test_what_is_read_stays_though_many_others_were_opened_since(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: Storeroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mirror.store.handles.MAX_OPEN_BLOBS", 2)
     digests = [await room.add(b"%d" % n * 100, n) for n in range(4)]
@@ -434,7 +421,7 @@ async def test_what_is_read_stays_though_many_others_were_opened_since(
 
 
 async def test_what_has_come_again_meanwhile_stays(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: Storeroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the index and the file, somebody stores the same blob again."""
     digest = await room.add(b"x" * 100, 1.0)
@@ -447,14 +434,70 @@ async def test_what_has_come_again_meanwhile_stays(
 
     monkeypatch.setattr(BlobStore, "delete", deleting)
     evicting = room.eviction(150)
-    evicting.arriving_bytes = lambda: 100
+    evicting.room.arriving_bytes = lambda: 100
     await evicting.make_room(100)
     assert await room.store.has(digest)
     assert await room.index.blob_size(digest) == 100
 
 
+async def test_what_a_kill_left_between_the_index_and_the_disk_goes_at_the_next_start(
+    room: Storeroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = await room.add(b"kept", 2.0), await room.add(b"x" * 100, 1.0)
+    delete = BlobStore.delete
+
+    async def killed(store: BlobStore, inodes: Any) -> None:
+        assert room.usage.size_bytes == 104, "it takes room until it has gone"
+        await asyncio.to_thread(shutil.copytree, store.paths.root, tmp_path / "killed")
+        await delete(store, inodes)
+
+    monkeypatch.setattr(BlobStore, "delete", killed)
+    evicting = room.eviction(150)
+    evicting.room.arriving_bytes = lambda: 100
+    await evicting.make_room(100)
+    assert not list(room.store.paths.going.glob("*")), "all is done here"
+    monkeypatch.undo()
+    async with storeroom(tmp_path / "killed") as left:
+        assert await left.store.has(gone)
+        assert await left.index.usage() == (1, 4), "which counts it no more"
+        (noted,) = left.store.paths.going.glob("*")
+        noted.write_text(noted.read_text() + f"{kept}\nno digest\nsha256:12")
+        await left.eviction(150).take_stock()
+        assert not await left.store.has(gone)
+        assert await left.store.has(kept), "the index knows it"
+        assert not noted.exists()
+
+
+async def test_a_disk_that_takes_no_list_of_what_goes_lets_it_go_all_the_same(
+    room: Storeroom,
+) -> None:
+    digest = await room.add(b"x" * 100, 1.0)
+    room.store.paths.going.touch()  # no folder can be made there
+    evicting = room.eviction(150)
+    evicting.room.arriving_bytes = lambda: 100
+    await evicting.make_room(100)
+    assert not await room.store.has(digest)
+
+
+async def test_an_index_that_forgets_nothing_leaves_no_list(
+    room: Storeroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await room.add(b"x" * 100, 1.0)
+
+    async def failing(*_: object) -> None:
+        raise StorageFailed("no index")
+
+    monkeypatch.setattr(room.index, "forget_blobs", failing)
+    evicting = room.eviction(150)
+    evicting.room.arriving_bytes = lambda: 100
+    with pytest.raises(StorageFailed, match="no index"):
+        await evicting.make_room(100)
+    assert await room.store.has(digest)
+    assert not list(room.store.paths.going.glob("*"))
+
+
 async def test_who_needs_room_does_not_wait_for_a_long_clearance(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: Storeroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cache that is made much smaller is cleared turn by turn."""
     monkeypatch.setattr(eviction, "BATCH_BLOBS", 1)
@@ -473,7 +516,7 @@ async def test_who_needs_room_does_not_wait_for_a_long_clearance(
     assert room.usage.blobs in (9, 10)
 
 
-async def test_uses_are_written_down_at_the_end(room: Room) -> None:
+async def test_uses_are_written_down_at_the_end(room: Storeroom) -> None:
     one, two = await room.add(b"one", 1.0), await room.add(b"two", 1.5)
     evicting = room.eviction(1000)
     await evicting.take_stock()
@@ -485,7 +528,7 @@ async def test_uses_are_written_down_at_the_end(room: Room) -> None:
 
 
 async def test_an_index_that_fails_evicts_nothing(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: Storeroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = await room.add(b"x" * 100, 1.0)
 

@@ -15,9 +15,10 @@ import pytest
 from bench.stock import stock
 from mirror.metrics import Metrics
 from mirror.store.blobs import BlobStore
-from mirror.store.eviction import Eviction, Limits
+from mirror.store.eviction import Eviction
 from mirror.store.index import Index
 from mirror.store.recovery import close_index, open_index
+from mirror.store.room import Limits
 from mirror.store.usage import Usage
 from tests.support.house import mirroring
 from tests.support.layers import UPSTREAM
@@ -125,7 +126,7 @@ async def test_eviction_costs_the_same_for_each_blob(caches: dict[int, Path], wo
             usage.add(*await index.usage())
             eviction = Eviction(store, index, usage, Metrics(), Limits(usage.size_bytes))
             going_bytes = sum(each.size_bytes for each in await index.least_worth(EVICTED))
-            eviction.arriving_bytes = partial(int, going_bytes)
+            eviction.room.arriving_bytes = partial(int, going_bytes)
             before, work.steps = usage.blobs, 0
             await eviction.make_room(0)
             steps[count] = work.steps / (before - usage.blobs)

@@ -53,7 +53,7 @@ class Proxy:
         absences = Absences({name: client.upstream for name, client in clients.items()})
         stored = partial(_note_arrived, self._contents, self._access)
         self._downloads = Downloads(store, clients, metrics, stored, eviction)
-        eviction.arriving_bytes = self._downloads.crowd.arriving_bytes
+        eviction.room.arriving_bytes = self._downloads.crowd.arriving_bytes
         metrics.ask_staged(self._staged)
         self._store = store
         self._ahead = Ahead(clients, self._downloads, self._contents)

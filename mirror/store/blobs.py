@@ -19,6 +19,7 @@ from mirror.errors import DigestInvalid
 from mirror.names import Digest
 from mirror.store.disk import put_synced, storage_failed
 from mirror.store.folder import Folder
+from mirror.store.going import Going
 from mirror.store.handles import Handle, Handles, StoredBlob
 from mirror.store.readers import Readers
 from mirror.threads import opened
@@ -37,6 +38,7 @@ class BlobStore:
         self.folder = Folder(path, noted)
         self.paths = self.folder.paths
         self.leftovers = self.folder.leftovers
+        self.going = Going(self.paths)
         # How many blobs were set aside so far: what was opened before may be one of them.
         self.set_aside_count = 0
         self.readers = Readers()

@@ -6,9 +6,8 @@ What is pinned stays, and what is being read; see removal.py for how a blob goes
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 
 import structlog
 
@@ -19,7 +18,8 @@ from mirror.store.blobs import BlobStore
 from mirror.store.ghosts import Ghosts
 from mirror.store.index import Index
 from mirror.store.ranks import Ranked, Uses
-from mirror.store.removal import remove_blobs
+from mirror.store.removal import finish_removals, remove_blobs
+from mirror.store.room import HIGH_WATER, LOW_WATER, Limits, Room
 from mirror.store.usage import Usage
 
 BATCH_BLOBS = 64
@@ -29,23 +29,8 @@ WAIT_SECONDS = 5.0
 TURN_SECONDS = 0.5
 # At most this long is forgotten of what was used by a kill.
 WRITE_USES_EVERY_SECONDS = 30.0
-# Kept free by the rounds in the background: for manifests, so that their clients seldom wait until
-# something went, and for what nobody has asked for yet, for which nothing goes.
-MARGIN_BYTES = 4 * 1024**3
-MARGIN_SHARE = 0.05
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of the folder, and of the disk that it lies on; None: what the folder keeps free by itself.
-
-    `max_bytes` None: bounded by the disk alone.
-    """
-
-    max_bytes: int | None = None
-    min_free_bytes: int | None = None
 
 
 class Eviction:
@@ -58,13 +43,9 @@ class Eviction:
         self._index = index
         self._usage = usage
         self._metrics = metrics
-        self._limits = limits
+        self.room = Room(store.folder, usage, metrics, limits)
         self._ghosts = Ghosts(metrics)
         self._uses: defaultdict[Digest, Uses] = defaultdict(Uses)
-        # What is on its way in takes, and will take.
-        self.arriving_bytes: Callable[[], int] = lambda: 0
-        # Of manifests that have room here and are no blobs yet.
-        self._promised_bytes = 0
         self._floor = 0.0
         self._round = asyncio.Lock()
         self._closing = asyncio.Event()
@@ -97,8 +78,8 @@ class Eviction:
         return pinned
 
     async def _settle(self) -> None:
-        """Blobs that were committed as an earlier process was killed. Raises StorageFailed, or
-        OSError.
+        """Blobs that were committed, or removed, as an earlier process was killed. Raises
+        StorageFailed, or OSError.
         """
         for digest in list(self._store.leftovers.committed):
             handle = await self._store.find(digest)
@@ -106,6 +87,8 @@ class Eviction:
                 await self._index.add_blob(digest, handle.size_bytes, time.time())
                 handle.close()
             await asyncio.to_thread(self._store.leftovers.settle, digest)
+        if self._index.memory is None:  # else the disk takes no writes
+            await finish_removals(self._store, self._index)
 
     async def aclose(self) -> None:
         """Writes down what was used."""
@@ -124,7 +107,7 @@ class Eviction:
     @property
     def max_bytes(self) -> int | None:
         """Of all blobs and downloads; None: bounded by the disk alone."""
-        return self._limits.max_bytes
+        return self.room.max_bytes
 
     def note_use(self, digest: Digest) -> None:
         self._uses[digest].add(1, time.time())
@@ -132,75 +115,44 @@ class Eviction:
     def note_stored(self, digest: Digest, size_bytes: int) -> None:
         """After `Usage` was told of it."""
         self._ghosts.came_again(digest, size_bytes, self._usage.size_bytes)
-        if self._surplus_bytes(self._margin_bytes()) > 0:
+        if self.room.is_above_high_water():
             self._due.set()
+
+    @asynccontextmanager
+    async def place_for(self, size_bytes: int) -> AsyncIterator[None]:
+        """For a small content, which counts as arriving meanwhile. Raises StorageFailed where there
+        is too little.
+        """
+        with self.room.writing(size_bytes):
+            await self.make_room(0)
+            yield
 
     async def make_room(self, coming_bytes: int) -> None:
         """For so many bytes that are still to be written. Raises StorageFailed where there is too
         little.
         """
+        if not await self.room.lacking_bytes(coming_bytes):
+            return  # nobody waits for a round where there is enough for all
         async with self._round:
-            lacking_bytes = await self._lacking_bytes(coming_bytes)
+            lacking_bytes = await self.room.lacking_bytes(coming_bytes)
             # Nothing goes where all is not enough.
             if lacking_bytes > 0 and lacking_bytes <= await self._most_bytes():
                 lacking_bytes -= await self._evict(lacking_bytes, WAIT_SECONDS)
-            if lacking_bytes > 0 and await self._lacking_bytes(coming_bytes) > 0:
-                raise StorageFailed(
-                    f"this mirror's disk has no room for the {coming_bytes} bytes that are on "
-                    "their way"
-                )
-
-    @asynccontextmanager
-    async def place_for(self, size_bytes: int) -> AsyncIterator[None]:
-        """For a manifest, within `max_size`, while its file is written; the disk keeps room for it
-        by itself. Raises StorageFailed where there is none.
-        """
-        self._promised_bytes += size_bytes
-        try:
-            if self._surplus_bytes(0) > 0:
-                await self._make_place()
-            yield
-        finally:
-            self._promised_bytes -= size_bytes
-
-    async def _make_place(self) -> None:
-        async with self._round:
-            surplus_bytes = self._surplus_bytes(0)
-            if 0 < surplus_bytes <= await self._most_bytes():
-                await self._evict(surplus_bytes, WAIT_SECONDS)
-            if self._surplus_bytes(0) > 0:
-                raise StorageFailed("the cache is full, and nothing in it may go")
+            if lacking_bytes > 0 and await self.room.lacking_bytes(coming_bytes) > 0:
+                raise self.room.refusal(coming_bytes)
+        self._due.set()  # so close to the brim, the next one should not have to wait
 
     async def check_room(self, coming_bytes: int, more_bytes: int) -> None:
         """That there is as much without anything going; `more_bytes` of it do not count as arriving
         yet. Raises StorageFailed.
         """
-        if await self._lacking_bytes(coming_bytes) > 0 or self._surplus_bytes(more_bytes) > 0:
-            raise StorageFailed(f"this mirror's disk has no {coming_bytes} bytes to spare")
+        if await self.room.lacking_bytes(coming_bytes, more_bytes) > 0:
+            raise self.room.refusal(coming_bytes)
 
     async def _most_bytes(self) -> int:
         """What could go at most. Raises StorageFailed."""
-        held_bytes = self._usage.size_bytes + self._store.leftovers.size_bytes
         _, pinned_bytes = await self.note_pinned()
-        return held_bytes - pinned_bytes
-
-    async def _lacking_bytes(self, coming_bytes: int) -> int:
-        """Raises StorageFailed."""
-        min_free_bytes = self._limits.min_free_bytes
-        room_bytes = await asyncio.to_thread(self._store.folder.room_bytes, min_free_bytes)
-        self._metrics.storage_room_bytes.set(room_bytes)
-        return max(coming_bytes - room_bytes, self._surplus_bytes(0))
-
-    def _surplus_bytes(self, margin_bytes: int) -> int:
-        """Above `max_bytes`, all that is on its way in included."""
-        if self._limits.max_bytes is None:
-            return 0
-        held_bytes = self._usage.size_bytes + self._store.leftovers.size_bytes
-        coming_bytes = self.arriving_bytes() + self._promised_bytes
-        return held_bytes + coming_bytes + margin_bytes - self._limits.max_bytes
-
-    def _margin_bytes(self) -> int:
-        return min(MARGIN_BYTES, int((self._limits.max_bytes or 0) * MARGIN_SHARE))
+        return self.room.held_bytes - self._usage.damaged_bytes - pinned_bytes
 
     async def _run(self) -> None:
         while not self._closing.is_set():
@@ -211,20 +163,21 @@ class Eviction:
             try:
                 await self._store.leftovers.drop_abandoned()
                 await self.note_pinned()
-                while await self._take_a_turn() and not self._closing.is_set():
-                    pass
+                await self.write_uses()
+                if await self.room.above_bytes(HIGH_WATER) > 0:
+                    await self._go_down()
             except StorageFailed:
                 pass  # the index and the folder have said so
             except Exception:
                 _log.exception("eviction failed; it goes on")
 
-    async def _take_a_turn(self) -> bool:
-        """Whether something went; there may be more to do then. Raises StorageFailed."""
-        async with self._round:
-            await self._write_uses()
-            surplus_bytes = self._surplus_bytes(self._margin_bytes())
-            wanted_bytes = max(surplus_bytes, await self._lacking_bytes(0))
-            return await self._evict(wanted_bytes, TURN_SECONDS) > 0
+    async def _go_down(self) -> None:
+        """To the low water, turn by turn. Raises StorageFailed."""
+        while not self._closing.is_set():
+            async with self._round:
+                wanted_bytes = await self.room.above_bytes(LOW_WATER)
+                if await self._evict(wanted_bytes, TURN_SECONDS) == 0:
+                    return
 
     async def _write_uses(self) -> None:
         uses, self._uses = self._uses, defaultdict(Uses)

@@ -155,10 +155,11 @@ class Index:
     async def note_uses(self, uses: Mapping[Digest, Uses], floor: float) -> None:
         """All in one transaction."""
         digests = list(uses)
+        now = max((use.last_at for use in uses.values()), default=0.0)
         async with self._write() as connection:
             for first in range(0, len(digests), MAX_DIGESTS_ASKED):
                 some = digests[first : first + MAX_DIGESTS_ASKED]
-                rows = await connection.execute(ask_uses(some))
+                rows = await connection.execute(ask_uses(some, now))
                 if used := used_more(rows, uses, floor):
                     await connection.execute(note_used(), used)
 

@@ -11,6 +11,7 @@
     <root>/blobs/sha256/ab/abcdef…     whole, verified, immutable (see blobs.py)
     <root>/damaged/sha256/<hex>        a blob that was found wrong, for the operator to look at
     <root>/damaged/sha256/<hex>.<n>    another one of the same name
+    <root>/going/<random>              names of blobs that are being removed (see going.py)
     <root>/staging/sha256/<hex>/       on the way in (see staging.py): data and progress
     <root>/staging/<random>            a small content that is being written
 
@@ -63,6 +64,10 @@ class Paths:
         return self.root / "damaged"
 
     @property
+    def going(self) -> Path:
+        return self.root / "going"
+
+    @property
     def staging(self) -> Path:
         return self.root / "staging"
 
@@ -72,6 +77,10 @@ class Paths:
     def damaged_blob(self, digest: Digest, number: int) -> Path:
         name = f"{digest.hex}.{number}" if number else digest.hex
         return self.damaged / digest.algorithm / name
+
+    def going_list(self) -> Path:
+        """Another one each time."""
+        return self.going / secrets.token_hex(16)
 
     def damaged_index(self, seconds: int) -> Path:
         return self.root / f"{self.index.name}.damaged-{seconds}"

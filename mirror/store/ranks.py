@@ -4,15 +4,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, Update, bindparam, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, Update, bindparam, select, tuple_, update
 from sqlalchemy.engine import Row
 
+from mirror.manifest import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    MANIFEST_LIMIT_BYTES,
+    OCI_INDEX,
+    OCI_MANIFEST,
+)
 from mirror.names import Digest
 from mirror.retention import worth
-from mirror.store.schema import blobs
+from mirror.store.schema import allowances, blobs, links
 
 # Of one statement; see links.py.
 MAX_DIGESTS_ASKED = 1_000
+MANIFESTS = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
+# An account that tells no limit any more, as after a login, is without one.
+LIMITED_FOR_SECONDS = 7 * 86400
 # As the partial index says it; in other words SQLite would not see that it may be used.
 MAY_GO = blobs.c.pinned.is_(False)
 _ORDER = (blobs.c.rank, blobs.c.used_at, blobs.c.digest)
@@ -55,10 +65,28 @@ def ranked_of(rows: Iterable[Row[Any]]) -> list[Ranked]:
     return [Ranked(Digest.parse(row.digest), row.size_bytes, row.rank, row.used_at) for row in rows]
 
 
-def ask_uses(digests: Sequence[Digest]) -> Select[Any]:
+def ask_uses(digests: Sequence[Digest], now: float) -> Select[Any]:
     """Rows for `used_more`; at most MAX_DIGESTS_ASKED."""
     among = blobs.c.digest.in_([str(digest) for digest in digests])
-    return select(blobs.c.digest, blobs.c.size_bytes, blobs.c.uses, blobs.c.rank).where(among)
+    known = blobs.c.digest, blobs.c.size_bytes, blobs.c.uses, blobs.c.rank
+    return select(*known, _costs_pull(now).label("costs_pull")).where(among)
+
+
+def _costs_pull(now: float) -> ColumnElement[bool]:
+    """A manifest that came from an upstream which told a limit lately. What merely says that it is
+    one, as the layers of who wants them to stay might, is not proven, or too large.
+    """
+    limited = select(allowances.c.upstream).where(
+        allowances.c.limit.is_not(None), allowances.c.heard_at > now - LIMITED_FOR_SECONDS
+    )
+    is_manifest = (
+        links.c.digest == blobs.c.digest,
+        links.c.proven.is_(True),
+        links.c.media_type.in_(MANIFESTS),
+        links.c.upstream.in_(limited),
+        blobs.c.size_bytes <= MANIFEST_LIMIT_BYTES,
+    )
+    return select(links.c.digest).where(*is_manifest).exists()
 
 
 def used_more(
@@ -69,7 +97,8 @@ def used_more(
     for row in rows:
         new = uses[Digest.parse(row.digest)]
         count = row.uses + new.count
-        rank = max(row.rank, floor + worth(row.size_bytes, count))
+        rank = floor + worth(row.size_bytes, count, costs_pull=row.costs_pull)
+        rank = max(row.rank, rank)
         used.append({"of": row.digest, "uses": count, "rank": rank, "used_at": new.last_at})
     return used
 

@@ -1,10 +1,12 @@
 """How stored blobs go: from the index first, then from the disk, so that a kill in between leaves
-a file that nobody asks for, never a blob that is not there. Who reads one reads on.
+a file that nobody asks for, never a blob that is not there; the next start removes it by its name
+(see going.py). Who reads one reads on.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from mirror.errors import StorageFailed
 from mirror.names import Digest
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
@@ -39,8 +41,28 @@ async def _remove(
     sizes: Mapping[Digest, int],
 ) -> list[Digest]:
     inodes = await asyncio.to_thread(store.inodes, digests)
-    forgotten = set(await index.forget_blobs(digests))
+    noted = await asyncio.to_thread(store.going.note, digests)
+    try:
+        forgotten = set(await index.forget_blobs(digests))
+    except StorageFailed:
+        await asyncio.to_thread(store.going.drop, noted)
+        raise
     gone = [digest for digest in digests if digest in forgotten]
-    usage.add(-len(gone), -sum(sizes[digest] for digest in gone))
     await store.delete({each: inodes[each] for each in gone if each in inodes})
+    # Not before: who looks for room meanwhile would count on what is still there.
+    usage.add(-len(gone), -sum(sizes[digest] for digest in gone))
+    await asyncio.to_thread(store.going.drop, noted)
     return gone
+
+
+async def finish_removals(store: BlobStore, index: Index) -> None:
+    """What an earlier process was killed at; before anybody is served, who might bring a blob again
+    meanwhile. Raises StorageFailed, OSError.
+    """
+    for noted, digests in await asyncio.to_thread(lambda: list(store.going.left())):
+        inodes = await asyncio.to_thread(store.inodes, digests)
+        for digest in digests:
+            if await index.blob_size(digest) is not None:
+                inodes.pop(digest, None)
+        await store.delete(inodes)
+        await asyncio.to_thread(store.going.drop, noted)

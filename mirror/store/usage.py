@@ -4,8 +4,8 @@ from mirror.metrics import Metrics, State
 
 
 class Usage:
-    """Of whole blobs, manifests included; what is on its way in is not. What was set aside is only
-    shown.
+    """Of whole blobs, manifests included; what is on its way in is not. What was set aside
+    counts for itself.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -15,7 +15,7 @@ class Usage:
         self._pinned_blobs = 0
         self._pinned_bytes = 0
         self._damaged_blobs = 0
-        self._damaged_bytes = 0
+        self.damaged_bytes = 0
 
     def add(self, blobs: int, size_bytes: int) -> None:
         """Less than nothing, where they have gone."""
@@ -30,8 +30,8 @@ class Usage:
 
     def add_damaged(self, blobs: int, size_bytes: int) -> None:
         self._damaged_blobs += blobs
-        self._damaged_bytes += size_bytes
-        self._metrics.holds(State.DAMAGED, self._damaged_blobs, self._damaged_bytes)
+        self.damaged_bytes += size_bytes
+        self._metrics.holds(State.DAMAGED, self._damaged_blobs, self.damaged_bytes)
 
     def _show(self) -> None:
         may_go = self.blobs - self._pinned_blobs, self.size_bytes - self._pinned_bytes

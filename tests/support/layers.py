@@ -2,8 +2,10 @@
 
 import asyncio
 import hashlib
+import os
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,3 +104,15 @@ async def until_idle(house: House) -> None:
 
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def on_disk_bytes(storage: Path) -> int:
+    """Blobs, and what is on its way in: what is less: sizes or blocks. Blocking."""
+    total = 0
+    for part in ("blobs", "staging"):
+        for folder, _, names in os.walk(storage / part):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    found = (Path(folder) / name).stat()
+                    total += min(found.st_size, found.st_blocks * 512)
+    return total
