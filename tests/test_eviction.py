@@ -415,7 +415,7 @@ async def test_what_is_read_stays_though_many_others_were_opened_since(
     await evicting.make_room(0)
     assert [await room.store.has(each) for each in digests] == [True, False, True, True]
     read[0].close()
-    evicting.arriving_bytes = lambda: 100
+    evicting.room.arriving_bytes = lambda: 100
     await evicting.make_room(100)
     assert [await room.store.has(each) for each in digests] == [False, False, True, True]
 
