@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import machine, procfs, wrk
+from bench import host, machine, procfs, wrk
 from bench.arrivals import cold_measures
 from bench.load import LoadError
 from bench.measures import Measure, Sample, warm_measures
@@ -18,6 +18,8 @@ from bench.stage import Stage, Upstreams, stage, upstreams
 
 FOREIGN_LOAD = "others' cores"
 STOLEN = "cores that the host gave to others"
+WAITED = "waited for the host, s"
+TAKEN = "times taken"
 
 
 @dataclass
@@ -78,6 +80,24 @@ def _take_round(run: Run, made: Stage, measures: list[Measure], round_number: in
 
 
 def _sample(measure: Measure, made: Stage, name: str) -> Sample:
+    """The one of a few for which this machine was there most of all, or the first that it was."""
+    taken: list[Sample] = []
+    while len(taken) < host.TAKEN_AT_MOST:
+        waited_seconds = host.wait_until_all_there()
+        taken.append(_taken(measure, made, name))
+        taken[-1].details[WAITED] = waited_seconds
+        if _stolen(taken[-1]) <= host.most_stolen_cores():
+            break
+    best = min(taken, key=_stolen)
+    best.details[TAKEN] = len(taken)
+    return best
+
+
+def _stolen(sample: Sample) -> float:
+    return float(sample.details[STOLEN])
+
+
+def _taken(measure: Measure, made: Stage, name: str) -> Sample:
     before = procfs.Clock.now()
     try:
         sample = measure.take(made.server(name, measure))
