@@ -16,8 +16,8 @@ MOST_STOLEN_SHARE = 0.05
 LOOK_SECONDS = 0.3
 PAUSE_SECONDS = 4.0
 # Then it is measured as it is, and said so.
-PATIENCE_SECONDS = 60.0
-TAKEN_AT_MOST = 3
+PATIENCE_SECONDS = 20.0
+TAKEN_AT_MOST = 2
 
 _BLOCK = bytes(1 << 20)
 
