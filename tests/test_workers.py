@@ -127,6 +127,7 @@ SAID_FROM_OUTSIDE = [
     (b"POST /counts", b"X: y", {404, 405}),
     (b"GET /v2/", b'Mirror-Counts: 1\r\nMirror-Told: {"kind": 1}', {200}),
     (b"GET /v2/", b"Mirror-By-File: 1", {200}),
+    (b"GET /v2/", b"Mirror-Line: 1\r\nConnection: upgrade\r\nUpgrade: websocket", {200}),
     (b"GET /v2/a\xff/manifests/x", b"X: y", {400, 404}),
     (b"HEAD " + MANIFEST.encode(), b"Accept: \xff", {404}),
     (b"GET http://evil.test/v2/", b"X: y", {200, 404}),
@@ -407,6 +408,25 @@ async def test_processes_that_cannot_meet_say_so(registry: FakeRegistry, tmp_pat
     [line] = told.splitlines()
     assert "TMPDIR" in json.loads(line)["reason"]
     assert not list(long.iterdir())
+
+
+async def test_no_command_takes_the_folder_while_the_owner_is_away(
+    mirror: Mirror, registry: FakeRegistry
+) -> None:
+    path = add_layer(registry, DATA)
+    assert (await mirror.get(path)).body == DATA
+    mirror.process.send(signal.SIGSTOP)  # who would start it again
+    os.kill(mirror.owner_pid, signal.SIGKILL)
+    storage = mirror.process.storage
+    command = [sys.executable, "-m", "mirror", "verify"]
+    environment = {**os.environ, **IMPORTABLE, "MIRROR_STORAGE__PATH": str(storage)}
+    verify = await asyncio.create_subprocess_exec(
+        *command, env=environment, stdout=PIPE, stderr=PIPE
+    )
+    _, told_why = await verify.communicate()
+    assert (verify.returncode, b"is in use" in told_why) == (1, True)
+    mirror.process.send(signal.SIGCONT)
+    assert (await mirror.get(path)).body == DATA
 
 
 async def test_what_went_is_not_served_any_more_by_either_front(

@@ -70,7 +70,7 @@ async def _lines(settings: Settings, command: str, arguments: Mapping[str, Any])
         if time.monotonic() > ends_at:
             raise Refused(
                 f"{paths.root} is in use, and nobody answers there: another command may be at "
-                "work, or a mirror without a control socket, as its log says then"
+                "work, a mirror may be starting, or have no control socket, as its log says then"
             )
         await asyncio.sleep(RETRY_SECONDS)
 

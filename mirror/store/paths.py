@@ -2,6 +2,7 @@
 
     <root>/control.sock                where commands reach the one that serves (see control/)
     <root>/lock                        held (flock) by the one process that serves from this folder
+    <root>/served                      held while several processes serve from it (see served.py)
     <root>/index.db                    what is known about the blobs (see index.py)
     <root>/index.db.new                one that is being made anew (see recovery.py, standin.py)
     <root>/index.db.damaged-<seconds>  one that could not be read (see recovery.py)
@@ -38,6 +39,10 @@ class Paths:
     @property
     def lock(self) -> Path:
         return self.root / "lock"
+
+    @property
+    def served(self) -> Path:
+        return self.root / "served"
 
     @property
     def control(self) -> Path:

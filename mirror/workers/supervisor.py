@@ -22,6 +22,8 @@ import structlog
 
 from mirror import __version__
 from mirror.config import Settings
+from mirror.store.paths import Paths
+from mirror.store.served import mark_served
 from mirror.web.listeners import BACKLOG, listening
 
 # A process that ends sooner than this is started again after a pause, twice as long each time.
@@ -125,6 +127,7 @@ class Supervisor:
         failed = self._start_first(owner)
         if failed is not None:
             return failed
+        mark_served(Paths(self._settings.storage.path))
         for number, sockets in enumerate(listeners, 1):
             front = _Child(f"front {number}", partial(self._front, sockets, str(path)))
             self._children.append(front)
