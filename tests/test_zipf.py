@@ -135,7 +135,7 @@ async def counted(house: House, cache: str) -> int:
 async def test_a_cache_a_third_of_the_working_set(
     registry: FakeRegistry, tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mirror.config.model.MIN_MEMORY_BYTES", 0)  # all is read from the disk
+    monkeypatch.setattr("mirror.config.values.MIN_MEMORY_BYTES", 0)  # all is read from the disk
     images = fill(registry)
     sizes = {path: size for image in images for path, size in image.items()}
     numbers = {path: number for number, path in enumerate(sizes)}

@@ -1,38 +1,33 @@
 """What can be set, with its defaults. README.md tells what each setting means."""
 
-import re
-import ssl
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    field_validator,
-)
-from yarl import URL
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from mirror.config.sources import KeyPath
 from mirror.config.units import Bytes, Listen, Seconds
-from mirror.errors import NameInvalid
-from mirror.names import OTHER_NAMES_OF_DOCKER_HUB, Repository
+from mirror.config.values import (
+    Alias,
+    Certificates,
+    Connections,
+    Endpoint,
+    FilePath,
+    MaxSize,
+    Memory,
+    Password,
+    PathPrefix,
+    Rate,
+    ReadableFile,
+    Realm,
+    Username,
+    is_host,
+    not_empty,
+)
+from mirror.names import OTHER_NAMES_OF_DOCKER_HUB
 
-_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:\d{1,5})?", re.ASCII)
-_ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII)
-_ALIAS = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*", re.ASCII)
-_USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
-_ROOT_OF_THE_API = "v2"
 MAX_WORKERS = 64
-
-MIN_CONNECTIONS = 2
-MAX_CONNECTIONS = 10_000
-MIN_RATE_BYTES = 64 * 1024
-MIN_MEMORY_BYTES = 16 * 1024 * 1024
 
 # The registries that a mirror serves without any configuration, and where their API is.
 WELL_KNOWN = {
@@ -45,127 +40,16 @@ WELL_KNOWN = {
     "mcr.microsoft.com": "https://mcr.microsoft.com",
 }
 
-Several = TypeVar("Several", bound=Sized)
-
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _not_empty(value: Several) -> Several:
-    if not value:
-        raise ValueError("at least one is needed here")
-    return value
-
-
-def _path(value: object) -> object:
-    if value == "":
-        raise ValueError("this must be a path")
-    return value
-
-
-def _readable_file(value: Path) -> Path:
-    if not value.is_file():
-        raise ValueError(f"there is no file {value}")
-    try:
-        value.open("rb").close()
-    except OSError as error:
-        raise ValueError(f"the file {value} cannot be read: {error.strerror}") from None
-    return value
-
-
-def _certificates(value: Path) -> Path:
-    try:
-        ssl.create_default_context(cafile=value)
-    except OSError:
-        raise ValueError(f"the file {value} contains no PEM certificates") from None
-    return value
-
-
-def _username(value: str) -> str:
-    if not _USERNAME.fullmatch(value):
-        raise ValueError("a user name must not be empty, nor contain a colon or control characters")
-    return value
-
-
-def _password(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value():
-        raise ValueError("a password must not be empty")
-    return value
-
-
-def _endpoint(value: str) -> str:
-    if "@" in value:
-        raise ValueError("a login does not belong in an endpoint; put it under `credentials`")
-    try:
-        is_right = bool(_ENDPOINT.fullmatch(value) and URL(value).host)
-    except ValueError:
-        is_right = False
-    if not is_right:
-        raise ValueError("an endpoint is http://host[:port][/path], or the same with https://")
-    return value
-
-
-def _alias(value: str) -> str:
-    if not _ALIAS.fullmatch(value):
-        raise ValueError("an alias is lower-case letters and digits, separated by single . _ or -")
-    if value == _ROOT_OF_THE_API:
-        raise ValueError("every path begins with v2; an alias needs a name of its own")
-    return value
-
-
-def _realm(value: str) -> str:
-    if not _HOST.fullmatch(value):
-        raise ValueError("a token realm is a host, like auth.corp or auth.corp:8443")
-    return value
-
-
-def _path_prefix(value: str) -> str:
-    if value:
-        try:
-            Repository.parse("", value)
-        except NameInvalid:
-            raise ValueError("a path prefix is the start of a repository name") from None
-    return value
-
-
-def _connections(value: int) -> int:
-    if not MIN_CONNECTIONS <= value <= MAX_CONNECTIONS:
-        raise ValueError(
-            f"this must be a number from {MIN_CONNECTIONS}, one for blobs and one for the rest, "
-            f"to {MAX_CONNECTIONS}"
-        )
-    return value
-
-
-def _rate(value: int) -> int:
-    if value < MIN_RATE_BYTES:
-        raise ValueError("with less than 64KiB in a second no image would ever arrive")
-    return value
-
-
-def _max_size(value: int) -> int:
-    if not value:
-        raise ValueError("with no room nothing is kept; leave it out where the disk is the limit")
-    return value
-
-
-def _memory(value: int) -> int:
-    if value < MIN_MEMORY_BYTES:
-        raise ValueError(
-            "this must be at least 16MiB: half of it has to hold a large manifest or two"
-        )
-    return value
-
-
-ReadableFile = Annotated[Path, BeforeValidator(_path), AfterValidator(_readable_file)]
-
-
 class Credential(_Model):
     """A login. The file is read anew for each login, so that a rotated secret takes effect."""
 
-    username: Annotated[str, AfterValidator(_username)]
-    password: Annotated[SecretStr, AfterValidator(_password)] | None = None
+    username: Username
+    password: Password | None = None
     password_file: ReadableFile | None = None
 
     def read_password(self) -> str:
@@ -180,33 +64,31 @@ class Credential(_Model):
 
 
 class Tls(_Model):
-    ca_file: Annotated[ReadableFile, AfterValidator(_certificates)] | None = None
+    ca_file: Certificates | None = None
     skip_verify: bool = False
 
 
 class UpstreamSettings(_Model):
-    endpoints: Annotated[
-        tuple[Annotated[str, AfterValidator(_endpoint)], ...], AfterValidator(_not_empty)
-    ]
-    alias: Annotated[str, AfterValidator(_alias)] | None = None
-    path_prefix: Annotated[str, AfterValidator(_path_prefix)] = ""
+    endpoints: Annotated[tuple[Endpoint, ...], AfterValidator(not_empty)]
+    alias: Alias | None = None
+    path_prefix: PathPrefix = ""
     credentials: tuple[Credential, ...] = ()
-    token_realms: frozenset[Annotated[str, AfterValidator(_realm)]] = frozenset()
+    token_realms: frozenset[Realm] = frozenset()
     tls: Tls = Tls()
     tag_ttl: Seconds = 300
     stale_for: Seconds = 30 * 86400
     not_found_ttl: Seconds = 5
     when_gone: Literal["forget", "serve"] = "forget"
     prefetch: bool = True
-    max_connections: Annotated[int, AfterValidator(_connections)] = 384
-    max_rate: Annotated[Bytes, AfterValidator(_rate)] | None = None
+    max_connections: Connections = 384
+    max_rate: Rate | None = None
     connect_timeout: Annotated[Seconds, Field(gt=0)] = 5
     idle_timeout: Annotated[Seconds, Field(gt=0)] = 30
 
 
 class Storage(_Model):
-    path: Annotated[Path, BeforeValidator(_path)] = Path("mirror-data")
-    max_size: Annotated[Bytes, AfterValidator(_max_size)] | None = None
+    path: FilePath = Path("mirror-data")
+    max_size: MaxSize | None = None
     min_free: Bytes | None = None
     scrub_rate: Bytes = 20 * 1024 * 1024
 
@@ -226,12 +108,12 @@ class Settings(_Model):
     listen: Listen = ("127.0.0.1", 5000)
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     storage: Storage = Storage()
-    cache_memory: Annotated[Bytes, AfterValidator(_memory)] = 64 * 1024 * 1024
+    cache_memory: Memory = 64 * 1024 * 1024
     default_upstream: str | None = None
     offline: bool = False
     shutdown_grace: Seconds = 30
     log: Log = Log()
-    upstreams: Annotated[dict[str, UpstreamSettings], AfterValidator(_not_empty)] = Field(
+    upstreams: Annotated[dict[str, UpstreamSettings], AfterValidator(not_empty)] = Field(
         default_factory=_well_known_upstreams
     )
 
@@ -280,7 +162,7 @@ def contradictions(document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]
 def _wrong_with_host(name: str) -> str | None:
     if name in OTHER_NAMES_OF_DOCKER_HUB:
         return "images call this registry docker.io; use that name"
-    if not _HOST.fullmatch(name) or ("." not in name and ":" not in name):
+    if not is_host(name) or ("." not in name and ":" not in name):
         return (
             "this must be a registry's host as in image names, like quay.io or registry.corp:5000; "
             "put a short name under `alias`"
