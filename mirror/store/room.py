@@ -1,7 +1,7 @@
 """How much room there is for what is on its way in, and how much has to go for it.
 
 `max_size` bounds blobs, downloads and what was set aside; `min_free` the disk. The index, its
-backup and what they are made from are not counted: less than a kilobyte for each blob.
+backup and what they are made from are not counted: some 1.3 KB for each blob, all together.
 """
 
 import asyncio
