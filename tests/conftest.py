@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
-from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import create_engine
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from mirror.downloads import further
 from mirror.proxy import patience
@@ -37,12 +37,12 @@ def compiled_once() -> Iterator[None]:
     tenth of its time. The dialects of two engines are told apart by nothing else.
     """
     options: dict[str, object] = {"compiled_cache": {}}
-    dialect = SQLiteDialect_aiosqlite
+    dialect = SQLiteDialect_pysqlite
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dialect, "__eq__", lambda one, other: type(one) is type(other))
         patch.setattr(dialect, "__hash__", lambda one: hash(type(one)))
-        create = partial(create_async_engine, execution_options=options)
-        patch.setattr(database, "create_async_engine", create)
+        create = partial(create_engine, execution_options=options)
+        patch.setattr(database, "create_engine", create)
         yield
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import pytest
 
 from mirror.store import staging
+from mirror.store.database import Database
 from tests.fakes.client import RawResponse
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
@@ -32,8 +32,7 @@ class Detours:
         self.is_counting = False
         self.taken: list[str] = []
         self._watch(patch, asyncio.BaseEventLoop, "run_in_executor")
-        self._watch(patch, aiosqlite.Connection, "execute")
-        self._watch(patch, aiosqlite.Connection, "cursor")
+        self._watch(patch, Database, "read")
         self._watch(patch, staging.StagedBlob, "hash")
         self._watch(patch, hashlib, "sha256")
         self._watch(patch, hashlib, "new")
@@ -78,7 +77,7 @@ async def test_a_warm_answer_takes_no_detour(
         await ask_for_all(house, image, 0)
         await until_idle(house)
         detours.is_counting = False
-        assert {"run_in_executor", "cursor", "hash"} <= detours.kinds(), "while it was cold"
+        assert {"run_in_executor", "read", "hash"} <= detours.kinds(), "while it was cold"
         await ask_for_all(house, image, 1)
         upstream = len(registry.requests)
         detours.taken.clear()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Select, Table, delete, literal, select, update
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 
 from mirror.allowance import RememberedAllowance
 from mirror.names import Digest, Repository, Tag
@@ -41,7 +41,16 @@ from mirror.store.remembered import (
     tag_of,
     upsert_into,
 )
-from mirror.store.schema import allowances, blobs, links, listings, tables, tags, totals
+from mirror.store.schema import (
+    allowances,
+    blobs,
+    digests_of,
+    links,
+    listings,
+    tables,
+    tags,
+    totals,
+)
 from mirror.store.sqlite import InMemory
 
 T = TypeVar("T")
@@ -52,7 +61,7 @@ class Index:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._begin = database.begin
+        self._read = database.read
         self._write = database.write
 
     @classmethod
@@ -101,9 +110,12 @@ class Index:
 
     async def ping(self) -> None:
         """Each table can be read."""
-        async with self._begin() as connection:
+
+        def ask(connection: Connection) -> None:
             for table in tables.sorted_tables:
-                await connection.execute(select(literal(1)).select_from(table).limit(1))
+                connection.execute(select(literal(1)).select_from(table).limit(1)).all()
+
+        await self._read(ask)
 
     async def add_blob(
         self, digest: Digest, size_bytes: int, now: float, rank: float = 0.0
@@ -118,9 +130,9 @@ class Index:
             "used_at": now,
             "rank": rank,
         }
-        async with self._write() as connection:
-            added = await connection.execute(add_blob(), values)
-            return added.rowcount == 1
+        return await self._write(
+            lambda connection: connection.execute(add_blob(), values).rowcount == 1
+        )
 
     async def blob_size(self, digest: Digest) -> int | None:
         """In bytes; None: no such blob is known."""
@@ -130,22 +142,18 @@ class Index:
     async def forget_blob(self, digest: Digest) -> int | None:
         """Its size, in bytes, where it was known."""
         forget = delete(blobs).where(blobs.c.digest == str(digest)).returning(blobs.c.size_bytes)
-        async with self._write() as connection:
-            size_bytes: int | None = (await connection.execute(forget)).scalar()
-            return size_bytes
+        return await self._write(lambda connection: connection.execute(forget).scalar())
 
     async def forget_blobs(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those of them that were known; never what is pinned. At most MAX_DIGESTS_ASKED."""
         among = blobs.c.digest.in_([str(digest) for digest in digests])
         forget = delete(blobs).where(among, MAY_GO).returning(blobs.c.digest)
-        async with self._write() as connection:
-            rows = await connection.execute(forget)
-            return [Digest.parse(row.digest) for row in rows]
+        return await self._write(lambda connection: digests_of(connection.execute(forget)))
 
     async def least_worth(self, limit: int, after: Ranked | None = None) -> list[Ranked]:
         """Blobs that may go, the next one first."""
-        async with self._begin() as connection:
-            return ranked_of(await connection.execute(ask_least_worth(limit, after)))
+        query = ask_least_worth(limit, after)
+        return await self._read(lambda connection: ranked_of(connection.execute(query)))
 
     async def lowest_rank(self) -> float:
         """0 where there are no blobs."""
@@ -156,44 +164,46 @@ class Index:
         """All in one transaction."""
         digests = list(uses)
         now = max((use.last_at for use in uses.values()), default=0.0)
-        async with self._write() as connection:
+
+        def change(connection: Connection) -> None:
             for first in range(0, len(digests), MAX_DIGESTS_ASKED):
                 some = digests[first : first + MAX_DIGESTS_ASKED]
-                rows = await connection.execute(ask_uses(some, now))
+                rows = connection.execute(ask_uses(some, now))
                 if used := used_more(rows, uses, floor):
-                    await connection.execute(note_used(), used)
+                    connection.execute(note_used(), used)
+
+        await self._write(change)
 
     async def blobs_to_check(self, checked_before: float, limit: int) -> list[Digest]:
         """The longest unchecked first."""
         query = select(blobs.c.digest).where(blobs.c.checked_at < checked_before)
         query = query.order_by(blobs.c.checked_at).limit(limit)
-        async with self._begin() as connection:
-            return [Digest.parse(row.digest) for row in await connection.execute(query)]
+        return await self._read(lambda connection: digests_of(connection.execute(query)))
 
     async def note_checked(self, digests: Iterable[Digest], now: float) -> None:
         among = blobs.c.digest.in_([str(digest) for digest in digests])
-        async with self._write() as connection:
-            await connection.execute(update(blobs).where(among).values(checked_at=now))
+        checked = update(blobs).where(among).values(checked_at=now)
+        await self._write(lambda connection: connection.execute(checked))
 
     async def link(self, repository: Repository, found: Iterable[Link]) -> None:
         """What was found out about contents of `repository`."""
         rows = [row_of(repository, link) for link in found]
         if rows:
-            async with self._write() as connection:
-                await connection.execute(note(), rows)
+            await self._write(lambda connection: connection.execute(note(), rows))
 
     async def linked(self, repository: Repository, digests: Sequence[Digest]) -> list[Link]:
         """What is known of these contents under `repository`."""
-        found: list[Link] = []
-        async with self._begin() as connection:
-            for query in ask(repository, digests):
-                found += [link_of(row) for row in await connection.execute(query)]
-        return found
+        queries = list(ask(repository, digests))
+        return await self._read(
+            lambda connection: [
+                link_of(row) for query in queries for row in connection.execute(query)
+            ]
+        )
 
     async def sources(self, digest: Digest) -> set[str]:
         """The upstreams from which the content is known to come."""
-        async with self._begin() as connection:
-            return sources_of(await connection.execute(ask_sources(digest)))
+        query = ask_sources(digest)
+        return await self._read(lambda connection: sources_of(connection.execute(query)))
 
     async def set_tag(self, repository: Repository, tag: Tag, remembered: RememberedTag) -> None:
         await self._upsert(tags, [row_of_tag(repository, tag, remembered)])
@@ -202,16 +212,18 @@ class Index:
         return await self._first(ask_tag(repository, tag), tag_of)
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
-        async with self._write() as connection:
-            await connection.execute(drop_tag(repository, tag))
+        await self._write(lambda connection: connection.execute(drop_tag(repository, tag)))
 
     async def set_listing(
         self, repository: Repository, question: str, remembered: RememberedListing
     ) -> None:
         values = row_of_listing(repository, question, remembered)
-        async with self._write() as connection:
-            await connection.execute(upsert_into(listings), values)
-            await connection.execute(drop_old_listings())
+
+        def change(connection: Connection) -> None:
+            connection.execute(upsert_into(listings), values)
+            connection.execute(drop_old_listings())
+
+        await self._write(change)
 
     async def listing(self, repository: Repository, question: str) -> RememberedListing | None:
         return await self._first(ask_listing(repository, question), listing_of)
@@ -220,9 +232,10 @@ class Index:
         await self._upsert(allowances, [asdict(each) for each in remembered])
 
     async def allowances(self) -> list[RememberedAllowance]:
-        async with self._begin() as connection:
-            rows = await connection.execute(select(allowances))
-            return [RememberedAllowance(*row) for row in rows]
+        query = select(allowances)
+        return await self._read(
+            lambda connection: [RememberedAllowance(*row) for row in connection.execute(query)]
+        )
 
     async def repositories(self, upstream: str | None) -> list[Repository]:
         """Every repository of which a tag or a content is known, in the order of their names."""
@@ -231,22 +244,26 @@ class Index:
         query = select(known).order_by(known.c.upstream + "/" + known.c.repository)
         if upstream is not None:
             query = query.where(known.c.upstream == upstream)
-        async with self._begin() as connection:
-            rows = await connection.execute(query)
-            return [Repository(row.upstream, row.repository) for row in rows]
+        return await self._read(
+            lambda connection: [
+                Repository(row.upstream, row.repository) for row in connection.execute(query)
+            ]
+        )
 
     async def _total(self, query: Select[Any]) -> tuple[int, int]:
-        async with self._begin() as connection:
-            rows = list(await connection.execute(query))
+        def ask(connection: Connection) -> tuple[int, int]:
+            rows = connection.execute(query).all()
             return sum(int(row.blobs) for row in rows), sum(int(row.size_bytes) for row in rows)
 
+        return await self._read(ask)
+
     async def _first(self, query: Select[Any], understand: Callable[[Row[Any]], T]) -> T | None:
-        async with self._begin() as connection:
-            row: Row[Any] | None = (await connection.execute(query)).first()
+        def ask(connection: Connection) -> T | None:
+            row: Row[Any] | None = connection.execute(query).first()
             return None if row is None else understand(row)
 
+        return await self._read(ask)
+
     async def _upsert(self, table: Table, rows: list[dict[str, object]]) -> None:
-        if not rows:
-            return
-        async with self._write() as connection:
-            await connection.execute(upsert_into(table), rows)
+        if rows:
+            await self._write(lambda connection: connection.execute(upsert_into(table), rows))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, delete, false, or_, select, tuple_
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 
 from mirror.manifest import is_manifest_type
 from mirror.names import Digest, Repository, Tag
@@ -54,9 +54,8 @@ class Inventory:
         everyone = [str(digest) for digest in digests]
         for first in range(0, len(everyone), MAX_DIGESTS_ASKED):
             some = everyone[first : first + MAX_DIGESTS_ASKED]
-            async with self._database.begin() as connection:
-                rows = await connection.execute(select(blobs).where(blobs.c.digest.in_(some)))
-                found |= {Digest.parse(row.digest): _known_of(row) for row in rows}
+            rows = await self._rows(select(blobs).where(blobs.c.digest.in_(some)))
+            found |= {Digest.parse(row.digest): _known_of(row) for row in rows}
         return found
 
     async def tags(self) -> AsyncIterator[list[Tagged]]:
@@ -97,26 +96,30 @@ class Inventory:
     async def holders(self, digest: Digest) -> list[tuple[Repository, Link]]:
         """Repositories that are proven to hold it."""
         query = select(links).where(links.c.digest == str(digest), links.c.proven)
-        async with self._database.begin() as connection:
-            rows = await connection.execute(query)
-            return [(Repository(row.upstream, row.repository), link_of(row)) for row in rows]
+        return await self._database.read(
+            lambda connection: [
+                (Repository(row.upstream, row.repository), link_of(row))
+                for row in connection.execute(query)
+            ]
+        )
 
     async def forget(
         self, repository: Repository, gone_tags: Sequence[Tag], unlinked: Iterable[Digest]
     ) -> None:
         """Tags, and what the repository holds or names; all in one transaction."""
         under = {"upstream": repository.upstream, "repository": repository.name}
-        async with self._database.write() as connection:
-            of_tags = [str(tag) for tag in gone_tags]
-            await connection.execute(
-                delete(tags).where(*_all(tags.c, under), tags.c.tag.in_(of_tags))
-            )
-            digests = [str(digest) for digest in unlinked]
+        of_tags = [str(tag) for tag in gone_tags]
+        digests = [str(digest) for digest in unlinked]
+
+        def change(connection: Connection) -> None:
+            connection.execute(delete(tags).where(*_all(tags.c, under), tags.c.tag.in_(of_tags)))
             for first in range(0, len(digests), MAX_DIGESTS_ASKED):
                 some = digests[first : first + MAX_DIGESTS_ASKED]
-                await connection.execute(
+                connection.execute(
                     delete(links).where(*_all(links.c, under), links.c.digest.in_(some))
                 )
+
+        await self._database.write(change)
 
     async def _pages(
         self, query: Select[Any], key: Sequence[Any]
@@ -132,9 +135,7 @@ class Inventory:
             rows = await self._rows(page.where(tuple_(*key) > last))
 
     async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        async with self._database.begin() as connection:
-            rows: Sequence[Row[Any]] = (await connection.execute(query)).all()
-            return rows
+        return await self._database.read(lambda connection: connection.execute(query).all())
 
 
 def _all(columns: Any, values: Mapping[str, str]) -> list[Any]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 
 from sqlalchemy import select
+from sqlalchemy.engine import Connection
 
 from mirror.errors import StorageFailed
 from mirror.names import Digest, Repository, Tag
@@ -27,7 +28,7 @@ from mirror.store.needs import (
     note_needs,
     note_pin,
 )
-from mirror.store.schema import needs, pins
+from mirror.store.schema import digests_of, needs, pins
 
 Reference = Tag | Digest
 
@@ -61,9 +62,10 @@ class Pins:
 
     async def needed_by(self, repository: Repository, reference: Reference) -> set[Digest]:
         """By one pin, here or not. Raises StorageFailed."""
-        async with self._database.begin() as connection:
-            rows = await connection.execute(ask_needs(repository, str(reference)))
-            return {Digest.parse(row.digest) for row in rows}
+        query = ask_needs(repository, str(reference))
+        return set(
+            await self._database.read(lambda connection: digests_of(connection.execute(query)))
+        )
 
     @property
     def needed(self) -> frozenset[Digest]:
@@ -78,14 +80,18 @@ class Pins:
     async def unpin(self, repository: Repository, reference: Reference) -> bool:
         """Whether it was pinned. Raises StorageFailed."""
         name = str(reference)
-        async with self._changing:
-            async with self._database.write() as connection:
-                dropped = await connection.execute(drop_pin(repository, name))
-                rows = await connection.execute(drop_needs(repository, name))
-                for statement in mark([Digest.parse(row.digest) for row in rows]):
-                    await connection.execute(statement)
-            await self.load()
+
+        def change(connection: Connection) -> bool:
+            dropped = connection.execute(drop_pin(repository, name))
+            needed = digests_of(connection.execute(drop_needs(repository, name)))
+            for statement in mark(needed):
+                connection.execute(statement)
             return dropped.rowcount > 0
+
+        async with self._changing:
+            was_pinned = await self._database.write(change)
+            await self.load()
+            return was_pinned
 
     async def note_tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
         """The tag points there now. Raises StorageFailed."""
@@ -98,18 +104,22 @@ class Pins:
         """It is here now, and names these. Raises StorageFailed."""
         if digest not in self._needed:
             return
-        async with self._changing, self._database.write() as connection:
-            who = (await connection.execute(ask_who_needs(digest))).all()
+
+        def change(connection: Connection) -> bool:
             rows = [
                 need_of(Repository(row.upstream, row.repository), row.reference, each)
-                for row in who
+                for row in connection.execute(ask_who_needs(digest)).all()
                 for each in named
             ]
             if rows:
-                await connection.execute(note_needs(), rows)
+                connection.execute(note_needs(), rows)
             for statement in mark(named):
-                await connection.execute(statement)
-        self._needed.update(named if rows else ())
+                connection.execute(statement)
+            return bool(rows)
+
+        async with self._changing:
+            if await self._database.write(change):
+                self._needed.update(named)
 
     async def _pin(self, repository: Repository, name: str, digest: Digest) -> None:
         """All at once, so that there is never half a pin; and what was pinned under the name before
@@ -120,29 +130,29 @@ class Pins:
             self._needed |= new  # a manifest of these that arrives from now on waits for our lock
             wanted |= new
         pin = need_of(repository, name, digest)
-        async with self._database.write() as connection:
-            await connection.execute(note_pin(), pin | {"pinned_at": time.time()})
-            before = await connection.execute(drop_needs(repository, name))
-            concerned = wanted.union(Digest.parse(row.digest) for row in before)
-            await connection.execute(
-                note_needs(), [need_of(repository, name, each) for each in wanted]
-            )
-            for statement in mark(concerned):
-                await connection.execute(statement)
+
+        def change(connection: Connection) -> None:
+            connection.execute(note_pin(), pin | {"pinned_at": time.time()})
+            before = digests_of(connection.execute(drop_needs(repository, name)))
+            connection.execute(note_needs(), [need_of(repository, name, each) for each in wanted])
+            for statement in mark(wanted.union(before)):
+                connection.execute(statement)
+
+        await self._database.write(change)
         await self.load()
 
     async def load(self) -> None:
         """Again; whoever removes something must not go by an index that failed once. Raises
         StorageFailed.
         """
-        async with self._database.begin() as connection:
-            rows = await connection.execute(select(pins))
-            known = {
-                (Repository(row.upstream, row.repository), str(row.reference)): Digest.parse(
-                    row.digest
-                )
-                for row in rows
-            }
-            distinct = await connection.execute(select(needs.c.digest).distinct())
-            needed = {Digest.parse(row.digest) for row in distinct}
-        self._pins, self._needed = known, needed
+        self._pins, self._needed = await self._database.read(_all_pins)
+
+
+def _all_pins(connection: Connection) -> tuple[dict[tuple[Repository, str], Digest], set[Digest]]:
+    """And all that they need."""
+    known = {
+        (Repository(row.upstream, row.repository), str(row.reference)): Digest.parse(row.digest)
+        for row in connection.execute(select(pins))
+    }
+    distinct = select(needs.c.digest).distinct()
+    return known, set(digests_of(connection.execute(distinct)))
