@@ -1,4 +1,6 @@
-"""Work in a thread whose asker is cancelled: whose the files are that it has open."""
+"""Work in a thread whose asker is cancelled: who waits for it, and whose the files are that it has
+open.
+"""
 
 import asyncio
 import os
@@ -43,7 +45,28 @@ async def in_thread(threads: Executor | None, work: Callable[..., T], *arguments
         while not future.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
+        _forget(future)
         raise
+
+
+async def while_wanted(
+    threads: Executor, seconds: float, work: Callable[..., T], *arguments: Any
+) -> T:
+    """Left to itself when its asker is cancelled, and not even begun if it was not by then. Raises
+    TimeoutError where no thread was free within `seconds`.
+    """
+    asked = threads.submit(work, *arguments)
+    answer = asyncio.wrap_future(asked)
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(answer)
+    except TimeoutError:
+        if asked.cancel():
+            raise
+        return await answer
+    finally:
+        if not answer.cancel():
+            _forget(answer)
 
 
 async def unbroken(work: Coroutine[Any, Any, T]) -> T:
@@ -55,6 +78,7 @@ async def unbroken(work: Coroutine[Any, Any, T]) -> T:
         while not task.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
+        _forget(task)
         raise
 
 
@@ -86,7 +110,7 @@ def close_elsewhere(file: Closable) -> None:
     loop.run_in_executor(None, file.close).add_done_callback(_forget)
 
 
-def _forget(closing: "asyncio.Future[None]") -> None:
+def _forget(work: "asyncio.Future[Any]") -> None:
     """Nobody is left to hear what went wrong."""
-    if not closing.cancelled():
-        closing.exception()
+    if not work.cancelled():
+        work.exception()

@@ -3,8 +3,8 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,16 +18,20 @@ from sqlalchemy.pool import QueuePool
 from mirror.errors import MirrorError, StorageFailed
 from mirror.store.schema import VERSION, migrate
 from mirror.store.sqlite import InMemory
-from mirror.threads import in_thread
+from mirror.threads import in_thread, while_wanted
 
-# Each with a connection of its own: one changes, others read meanwhile.
-_THREADS = 4
+# What is looked up by its key waits for its like alone: what reads many rows, and what is changed,
+# have a thread each.
+_LOOKUP_THREADS = 4
+_THREADS = _LOOKUP_THREADS + 2
+# For one of them. On a disk that hangs none comes back, and the upstream has to be asked.
+WAIT_SECONDS = 10.0
 # How long one change waits for another program, such as a shell, and for how long the others then
 # do not.
 BUSY_MILLISECONDS = 1000
 LOCKED_SECONDS = 5.0
 # What a row holds that nobody here wrote.
-_NONSENSE = (MirrorError, TypeError, ValueError)
+_NONSENSE = (MirrorError, OverflowError, TypeError, ValueError)
 # An index that fails does so many times a second.
 TOLD_EVERY_SECONDS = 60
 
@@ -37,8 +41,8 @@ T = TypeVar("T")
 
 
 class Database:
-    """A transaction is a function of the connection, and one way to a thread, whatever it asks:
-    with a way for each step of SQLite's the event loop did hardly anything else for a blob.
+    """A transaction is a function of the connection: one hop to a thread, however many steps it
+    takes there.
 
     With the tables of this version, once it is open. `count_error` is told of each failure,
     `doubt` of the first, in a thread.
@@ -47,18 +51,20 @@ class Database:
     def __init__(
         self,
         engine: Engine,
-        threads: int,
         count_error: Callable[[], None],
         doubt: Callable[[], None] = lambda: None,
         memory: InMemory | None = None,
     ) -> None:
         self.memory = memory
         self._engine = engine
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="index")
+        self._lookups = _threads(1 if memory else _LOOKUP_THREADS)
+        self._scans = self._lookups if memory else _threads(1)
+        self._changes = self._lookups if memory else _threads(1)
         self._count_error = count_error
         self._doubt = doubt
         self._told_at: float | None = None
         self.has_failed = False
+        self._is_closed = False
         self._writing = asyncio.Lock()
         self._is_locked_until = -inf
 
@@ -68,41 +74,43 @@ class Database:
     ) -> Self:
         """Creates or migrates the tables. Raises IndexTooNew, StorageFailed."""
         engine = await asyncio.to_thread(_engine_at, path)
-        database = cls(engine, _THREADS, count_error, doubt)
-        await database._read_or_close(migrate)
+        database = cls(engine, count_error, doubt)
+        await database._change_or_close(migrate)
         return database
 
     @classmethod
     async def in_memory(cls, memory: InMemory, count_error: Callable[[], None]) -> Self:
         """`memory` outlives it. Raises IndexTooNew, StorageFailed."""
-        database = cls(await asyncio.to_thread(_engine_in, memory), 1, count_error, memory=memory)
-        await database._read_or_close(migrate)
+        engine = await asyncio.to_thread(_engine_in, memory)
+        database = cls(engine, count_error, memory=memory)
+        await database._change_or_close(migrate)
         return database
 
     async def aclose(self) -> None:
+        """What waits for a thread is answered no more."""
+        self._is_closed = True
         await asyncio.to_thread(self._close)
 
     async def read(self, ask: Callable[[Connection], T]) -> T:
-        """What `ask` makes of one transaction, within which rows are to be understood. Raises
-        StorageFailed.
+        """What `ask` makes of one transaction, within which rows are to be understood: some few,
+        found by a key. Raises StorageFailed.
         """
-        try:
-            return await in_thread(self._threads, self._transact, ask)
-        except (SQLAlchemyError, *_NONSENSE) as error:
-            await self._note_error(error)
-            raise StorageFailed(
-                f"this mirror's index fails: {type(error).__name__}; its operator should look"
-            ) from error
+        return await self._answered(self._asked(self._lookups, ask))
+
+    async def scan(self, ask: Callable[[Connection], T]) -> T:
+        """The same for many rows, one such question after the other. Raises StorageFailed."""
+        return await self._answered(self._asked(self._scans, ask))
 
     async def write(self, change: Callable[[Connection], T]) -> T:
-        """The same for changes, one after the other, so that they never wait for each other's lock.
-        While somebody else holds that, no more than one of them waits for it. Raises StorageFailed.
+        """The same for changes, one after the other, so that they never wait for each other's lock:
+        over before this returns, also when cancelled. While another program holds the lock, no more
+        than one of them waits for it. Raises StorageFailed.
         """
         async with self._writing:
             if time.monotonic() < self._is_locked_until:
                 raise StorageFailed("this mirror's index is locked by another program")
             try:
-                return await self.read(change)
+                return await self._answered(in_thread(self._changes, self._transact, change))
             except StorageFailed as failed:
                 if _is_locked(failed):
                     self._is_locked_until = time.monotonic() + LOCKED_SECONDS
@@ -110,29 +118,49 @@ class Database:
 
     async def check_writable(self) -> None:
         """Full or not; closes a file that can only be read. Raises StorageFailed."""
-        await self._read_or_close(_try_to_write)
+        await self._change_or_close(_try_to_write)
 
-    async def _read_or_close(self, ask: Callable[[Connection], None]) -> None:
-        """Raises StorageFailed, and what else `ask` does."""
+    async def _change_or_close(self, change: Callable[[Connection], None]) -> None:
+        """Raises StorageFailed, and what else `change` does."""
         try:
-            await self.read(ask)
+            await self.write(change)
         except BaseException:
             await self.aclose()
             raise
+
+    async def _asked(self, threads: Executor, ask: Callable[[Connection], T]) -> T:
+        return await while_wanted(threads, WAIT_SECONDS, self._transact, ask)
+
+    async def _answered(self, question: Coroutine[Any, Any, T]) -> T:
+        """Raises StorageFailed."""
+        if self._is_closed:
+            question.close()
+            raise StorageFailed("this mirror's index is closed")
+        try:
+            return await question
+        except TimeoutError as error:
+            self._tell(error)
+            raise StorageFailed("this mirror's index does not answer") from error
+        except (SQLAlchemyError, *_NONSENSE) as error:
+            if not self.has_failed:
+                self.has_failed = True
+                await asyncio.to_thread(self._doubt)
+            self._tell(error)
+            raise StorageFailed(
+                f"this mirror's index fails: {type(error).__name__}; its operator should look"
+            ) from error
 
     def _transact(self, ask: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
             return ask(connection)
 
     def _close(self) -> None:
-        self._threads.shutdown()
+        for threads in (self._lookups, self._scans, self._changes):
+            threads.shutdown(cancel_futures=True)
         self._engine.dispose()
 
-    async def _note_error(self, error: Exception) -> None:
+    def _tell(self, error: Exception) -> None:
         self._count_error()
-        if not self.has_failed:
-            self.has_failed = True
-            await asyncio.to_thread(self._doubt)
         now = time.monotonic()
         if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
             self._told_at = now
@@ -146,6 +174,10 @@ def _is_locked(failed: StorageFailed) -> bool:
     return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="index")
+
+
 def _try_to_write(connection: Connection) -> None:
     connection.execute(text("BEGIN IMMEDIATE"))
     # To a file that can only be read, SQLite says no as late as here.
@@ -154,7 +186,7 @@ def _try_to_write(connection: Connection) -> None:
 
 
 def _engine_at(path: Path) -> Engine:
-    engine = create_engine(URL.create("sqlite", database=str(path)))
+    engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=_THREADS)
     event.listen(engine, "connect", _tune)
     return engine
 

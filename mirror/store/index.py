@@ -15,7 +15,16 @@ from sqlalchemy.engine import Connection, Row
 from mirror.allowance import RememberedAllowance
 from mirror.names import Digest, Repository, Tag
 from mirror.store.database import Database
-from mirror.store.links import Link, ask, ask_sources, link_of, note, row_of, sources_of
+from mirror.store.links import (
+    Link,
+    ask,
+    ask_sources,
+    digests_of,
+    link_of,
+    note,
+    row_of,
+    sources_of,
+)
 from mirror.store.needs import add_blob
 from mirror.store.ranks import (
     MAX_DIGESTS_ASKED,
@@ -44,7 +53,6 @@ from mirror.store.remembered import (
 from mirror.store.schema import (
     allowances,
     blobs,
-    digests_of,
     links,
     listings,
     tables,
@@ -62,6 +70,7 @@ class Index:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._read = database.read
+        self._scan = database.scan
         self._write = database.write
 
     @classmethod
@@ -244,7 +253,7 @@ class Index:
         query = select(known).order_by(known.c.upstream + "/" + known.c.repository)
         if upstream is not None:
             query = query.where(known.c.upstream == upstream)
-        return await self._read(
+        return await self._scan(
             lambda connection: [
                 Repository(row.upstream, row.repository) for row in connection.execute(query)
             ]

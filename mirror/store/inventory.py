@@ -96,7 +96,7 @@ class Inventory:
     async def holders(self, digest: Digest) -> list[tuple[Repository, Link]]:
         """Repositories that are proven to hold it."""
         query = select(links).where(links.c.digest == str(digest), links.c.proven)
-        return await self._database.read(
+        return await self._database.scan(
             lambda connection: [
                 (Repository(row.upstream, row.repository), link_of(row))
                 for row in connection.execute(query)
@@ -135,7 +135,7 @@ class Inventory:
             rows = await self._rows(page.where(tuple_(*key) > last))
 
     async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        return await self._database.read(lambda connection: connection.execute(query).all())
+        return await self._database.scan(lambda connection: connection.execute(query).all())
 
 
 def _all(columns: Any, values: Mapping[str, str]) -> list[Any]:

@@ -68,6 +68,11 @@ def link_of(row: Row[Any]) -> Link:
     return Link(descriptor, bool(row.proven))
 
 
+def digests_of(rows: Iterable[Row[Any]]) -> list[Digest]:
+    """Of rows that have one. Raises DigestInvalid."""
+    return [Digest.parse(row.digest) for row in rows]
+
+
 def ask_sources(digest: Digest) -> Select[Any]:
     """Rows for `sources_of`."""
     query = select(links.c.upstream, links.c.proven).where(links.c.digest == str(digest))

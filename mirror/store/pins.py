@@ -6,9 +6,10 @@ memory: a manifest that arrives meanwhile is either seen, or adds what it names 
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
@@ -18,6 +19,7 @@ from mirror.names import Digest, Repository, Tag
 from mirror.store.anatomy import needs_of, read_named
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
+from mirror.store.links import digests_of
 from mirror.store.needs import (
     ask_needs,
     ask_who_needs,
@@ -28,9 +30,12 @@ from mirror.store.needs import (
     note_needs,
     note_pin,
 )
-from mirror.store.schema import digests_of, needs, pins
+from mirror.store.schema import needs, pins
+from mirror.threads import unbroken
 
 Reference = Tag | Digest
+
+T = TypeVar("T")
 
 
 class Pins:
@@ -75,7 +80,7 @@ class Pins:
     async def pin(self, repository: Repository, reference: Reference, digest: Digest) -> None:
         """Raises ManifestDamaged, StorageFailed."""
         async with self._changing:
-            await self._pin(repository, str(reference), digest)
+            await unbroken(self._pin(repository, str(reference), digest))
 
     async def unpin(self, repository: Repository, reference: Reference) -> bool:
         """Whether it was pinned. Raises StorageFailed."""
@@ -89,16 +94,14 @@ class Pins:
             return dropped.rowcount > 0
 
         async with self._changing:
-            was_pinned = await self._database.write(change)
-            await self.load()
-            return was_pinned
+            return await unbroken(self._change(change))
 
     async def note_tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
         """The tag points there now. Raises StorageFailed."""
         if self.pinned(repository, tag) not in (None, digest):
             async with self._changing:
                 if self.pinned(repository, tag) not in (None, digest):
-                    await self._pin(repository, str(tag), digest)
+                    await unbroken(self._pin(repository, str(tag), digest))
 
     async def note_manifest(self, digest: Digest, named: Collection[Digest]) -> None:
         """It is here now, and names these. Raises StorageFailed."""
@@ -117,9 +120,12 @@ class Pins:
                 connection.execute(statement)
             return bool(rows)
 
-        async with self._changing:
+        async def note() -> None:
             if await self._database.write(change):
                 self._needed.update(named)
+
+        async with self._changing:
+            await unbroken(note())
 
     async def _pin(self, repository: Repository, name: str, digest: Digest) -> None:
         """All at once, so that there is never half a pin; and what was pinned under the name before
@@ -138,14 +144,19 @@ class Pins:
             for statement in mark(wanted.union(before)):
                 connection.execute(statement)
 
-        await self._database.write(change)
+        await self._change(change)
+
+    async def _change(self, change: Callable[[Connection], T]) -> T:
+        """In memory as well; not to be cancelled in between. Raises StorageFailed."""
+        made = await self._database.write(change)
         await self.load()
+        return made
 
     async def load(self) -> None:
         """Again; whoever removes something must not go by an index that failed once. Raises
         StorageFailed.
         """
-        self._pins, self._needed = await self._database.read(_all_pins)
+        self._pins, self._needed = await self._database.scan(_all_pins)
 
 
 def _all_pins(connection: Connection) -> tuple[dict[tuple[Repository, str], Digest], set[Digest]]:

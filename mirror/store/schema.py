@@ -1,7 +1,7 @@
 """The tables of the index, and how an older file becomes a newer one."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    Row,
     String,
     Table,
     create_engine,
@@ -25,8 +24,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
-
-from mirror.names import Digest
 
 tables = MetaData()
 
@@ -156,11 +153,6 @@ needs = Table(
 
 class IndexTooNew(Exception):
     """The index was written by a later version of the mirror."""
-
-
-def digests_of(rows: Iterable[Row[Any]]) -> list[Digest]:
-    """Of rows that have one. Raises DigestInvalid."""
-    return [Digest.parse(row.digest) for row in rows]
 
 
 def _add_checked_at(connection: Connection) -> None:
