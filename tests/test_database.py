@@ -97,7 +97,7 @@ async def test_a_question_does_not_wait_for_a_disk_for_ever(
     index: Index, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await hold_up([index.database.read(gate) for _ in range(database._LOOKUP_THREADS)])
-    monkeypatch.setattr(database, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(database, "LOOKUP_WAIT_SECONDS", 0.1)
     with pytest.raises(StorageFailed, match="does not answer"):
         await index.database.read(seven)
     assert not index.has_failed  # it is slow, which says nothing of what is in it
@@ -106,7 +106,7 @@ async def test_a_question_does_not_wait_for_a_disk_for_ever(
 async def test_what_has_begun_may_take_its_time(
     index: Index, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(database, "LOOKUP_WAIT_SECONDS", 0.1)
     [task] = await hold_up([index.database.read(gate)])
     await asyncio.sleep(0.2)
     gate.open()
@@ -120,8 +120,10 @@ async def test_the_end_does_not_wait_for_what_has_not_begun(index_file: Path, ga
     await asyncio.sleep(0.05)
     gate.open()
     await closed
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
     assert gate.passed == 1
-    await abandon(tasks)
+    assert ended[0] == 7
+    assert {type(each) for each in ended[1:]} == {StorageFailed}
 
 
 async def test_a_closed_index_says_so(index_file: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -25,7 +25,8 @@ from mirror.threads import in_thread, while_wanted
 _LOOKUP_THREADS = 4
 _THREADS = _LOOKUP_THREADS + 2
 # For one of them. On a disk that hangs none comes back, and the upstream has to be asked.
-WAIT_SECONDS = 10.0
+LOOKUP_WAIT_SECONDS = 10.0
+SCAN_WAIT_SECONDS = 30.0
 # How long one change waits for another program, such as a shell, and for how long the others then
 # do not.
 BUSY_MILLISECONDS = 1000
@@ -95,11 +96,15 @@ class Database:
         """What `ask` makes of one transaction, within which rows are to be understood: some few,
         found by a key. Raises StorageFailed.
         """
-        return await self._answered(self._asked(self._lookups, ask))
+        return await self._answered(
+            while_wanted(self._lookups, LOOKUP_WAIT_SECONDS, self._transact, ask)
+        )
 
     async def scan(self, ask: Callable[[Connection], T]) -> T:
         """The same for many rows, one such question after the other. Raises StorageFailed."""
-        return await self._answered(self._asked(self._scans, ask))
+        return await self._answered(
+            while_wanted(self._scans, SCAN_WAIT_SECONDS, self._transact, ask)
+        )
 
     async def write(self, change: Callable[[Connection], T]) -> T:
         """The same for changes, one after the other, so that they never wait for each other's lock:
@@ -128,16 +133,18 @@ class Database:
             await self.aclose()
             raise
 
-    async def _asked(self, threads: Executor, ask: Callable[[Connection], T]) -> T:
-        return await while_wanted(threads, WAIT_SECONDS, self._transact, ask)
-
     async def _answered(self, question: Coroutine[Any, Any, T]) -> T:
         """Raises StorageFailed."""
         if self._is_closed:
             question.close()
-            raise StorageFailed("this mirror's index is closed")
+            raise _closed()
         try:
             return await question
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _closed() from None  # it waited for a thread
         except TimeoutError as error:
             self._tell(error)
             raise StorageFailed("this mirror's index does not answer") from error
@@ -166,6 +173,10 @@ class Database:
             self._told_at = now
             cause = getattr(error, "orig", None) or error
             _log.error("the index fails", error=f"{type(cause).__name__}: {cause}"[:200])
+
+
+def _closed() -> StorageFailed:
+    return StorageFailed("this mirror's index is closed")
 
 
 def _is_locked(failed: StorageFailed) -> bool:
