@@ -20,6 +20,7 @@ from mirror.store.index import Index
 from mirror.store.pins import Pins
 from mirror.store.sqlite import InMemory
 from tests.fakes.deadline import DEADLINE_SECONDS
+from tests.support.layers import eventually
 
 MANY = 20
 APP, LATEST = Repository("docker.io", "library/app"), Tag("latest")
@@ -30,15 +31,19 @@ class Gate:
 
     def __init__(self) -> None:
         self._open = threading.Event()
-        self.passed = 0
+        self.entered = self.passed = 0
 
     def __call__(self, connection: Connection) -> int:
+        self.entered += 1
         assert self._open.wait(DEADLINE_SECONDS)
         self.passed += 1
         return int(connection.execute(text("SELECT 7")).scalar_one())
 
     def open(self) -> None:
         self._open.set()
+
+    async def is_entered(self) -> bool:
+        return self.entered > 0
 
 
 @pytest.fixture
@@ -106,9 +111,10 @@ async def test_a_question_does_not_wait_for_a_disk_for_ever(
 async def test_what_has_begun_may_take_its_time(
     index: Index, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "LOOKUP_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(database, "LOOKUP_WAIT_SECONDS", 0.5)
     [task] = await hold_up([index.database.read(gate)])
-    await asyncio.sleep(0.2)
+    await eventually(gate.is_entered)
+    await asyncio.sleep(0.6)
     gate.open()
     assert await task == 7
 
@@ -116,6 +122,7 @@ async def test_what_has_begun_may_take_its_time(
 async def test_the_end_does_not_wait_for_what_has_not_begun(index_file: Path, gate: Gate) -> None:
     index = await Index.open(index_file)
     tasks = await hold_up([index.database.scan(gate) for _ in range(MANY)])
+    await eventually(gate.is_entered)
     closed = asyncio.ensure_future(index.aclose())
     await asyncio.sleep(0.05)
     gate.open()

@@ -27,6 +27,9 @@ FEW, MANY = 1_000, 10_000
 EVICTED = 200
 # SQLite tells after each so many of the instructions that a statement was compiled to.
 STEPS = 20
+# What it takes to open connections, of which there are more where questions meet; a row that is
+# looked at takes some ten of them.
+CONNECTIONS_STEPS = 1_000
 
 
 class Work:
@@ -101,7 +104,7 @@ async def test_a_start_costs_the_same(caches: dict[int, Path], work: Work, is_ki
             assert (await house.get("/readyz")).status == 200
             assert await house.metric("mirror_cache_blobs") > count / 2
             steps[count] = work.steps
-    assert steps[MANY] < 1.2 * steps[FEW]
+    assert steps[MANY] < steps[FEW] + CONNECTIONS_STEPS
     assert work.walked == []
 
 
