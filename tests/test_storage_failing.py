@@ -3,15 +3,18 @@
 import asyncio
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 import structlog
 
+from mirror.store import database
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
+from tests.support.layers import UPSTREAM, add_layer, some_bytes, until_idle
 from tests.support.replies import error_of, json_of, manifests_asked
 
 APP = "library/app"
@@ -169,3 +172,51 @@ async def test_the_metric_follows_what_the_disk_takes(
         registry.add_image(APP, tag="other", layers=[b"another"])
         assert (await mirror.get("/v2/app/manifests/other")).status == 200
         assert await mirror.metric("mirror_storage_writable") == 1, "a write has succeeded"
+
+
+@pytest.mark.parametrize("ends_at_once", [False, True])
+async def test_what_is_stored_while_another_program_holds_the_index_is_known_afterwards(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_at_once: bool
+) -> None:
+    monkeypatch.setattr(database, "BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr(database, "LOCKED_SECONDS", 0.2)
+    layers = [add_layer(registry, some_bytes(100_000, seed)) for seed in range(3)]
+    later = add_layer(registry, some_bytes(100_000, seed=9))
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as mirror:
+        async with locked(mirror):
+            for layer in layers:
+                assert (await mirror.get(layer)).status == 200
+            await until_idle(mirror)
+            assert await known_blobs(mirror) == 0
+            assert await mirror.metric("mirror_cache_blobs") == 3
+        await asyncio.sleep(0.3)
+        if not ends_at_once:
+            assert (await mirror.get(later)).status == 200
+            await until_idle(mirror)
+            assert await known_blobs(mirror) == 4
+            assert await mirror.metric("mirror_cache_blobs") == 4
+    assert await known_blobs(mirror) == len(mirror.stored_blobs())
+
+
+@asynccontextmanager
+async def locked(mirror: House) -> AsyncIterator[None]:
+    """Its index, by another program."""
+
+    def lock() -> sqlite3.Connection:
+        connection = sqlite3.connect(mirror.storage / "index.db", check_same_thread=False)
+        connection.execute("BEGIN IMMEDIATE")
+        return connection
+
+    other = await asyncio.to_thread(lock)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(other.close)
+
+
+async def known_blobs(mirror: House) -> int:
+    def count() -> int:
+        with closing(sqlite3.connect(mirror.storage / "index.db")) as connection:
+            return int(connection.execute("SELECT count(*) FROM blobs").fetchone()[0])
+
+    return await asyncio.to_thread(count)

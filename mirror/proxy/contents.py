@@ -4,10 +4,12 @@ import asyncio
 import errno
 import os
 import time
+from collections import deque
 
 import structlog
 from cachetools import LRUCache
 
+from mirror.errors import StorageFailed
 from mirror.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Manifest
 from mirror.names import Digest
 from mirror.proxy.spared import if_told, spared
@@ -22,6 +24,8 @@ from mirror.store.usage import Usage
 
 # Beside the bytes of each content in memory: its digest, and its places in two dictionaries.
 OVERHEAD_BYTES = 512
+# What is stored while the index takes nothing; what comes on top of that `mirror verify` finds.
+MAX_MISSED = 100_000
 # A larger blob goes out by sendfile, where memory would gain nothing.
 HOT_BLOB_BYTES = 64 * 1024
 # What a disk says of one file; anything else (too many open files, say) is no fault of the blob's.
@@ -50,6 +54,7 @@ class Contents:
         self._eviction = eviction
         self._hot: LRUCache[Digest, bytes] = LRUCache(hot_bytes, getsizeof=_held_bytes)
         self._writes: Flights[Digest, None] = Flights()
+        self._missed: deque[Descriptor] = deque(maxlen=MAX_MISSED)
 
     def hot(self, digest: Digest) -> bytes | None:
         return self._hot.get(digest)
@@ -95,19 +100,41 @@ class Contents:
 
     async def aclose(self) -> None:
         await self._writes.aclose()
+        await self._tell_missed()
 
     async def note_stored(self, descriptor: Descriptor) -> None:
         """A file of this digest and size now has its final name."""
+        # Before anything is awaited: its download counts no more.
+        self._usage.add(1, descriptor.size_bytes or 0)
+        is_told = False
+        with spared("that a content was stored", digest=descriptor.digest):
+            await self._tell_stored(descriptor)
+            is_told = True
+        if is_told:
+            await self._tell_missed()
+        else:
+            self._missed.append(descriptor)
+
+    async def _tell_stored(self, descriptor: Descriptor) -> None:
+        """Raises StorageFailed."""
         size_bytes = descriptor.size_bytes or 0
         rank = self._eviction.floor + worth(size_bytes, uses=1)
-        self._usage.add(1, size_bytes)  # before anything is awaited: its download counts no more
-        is_new = False
-        with spared("that a content was stored", digest=descriptor.digest):
-            is_new = await self._index.add_blob(descriptor.digest, size_bytes, time.time(), rank)
-        if is_new:
+        if await self._index.add_blob(descriptor.digest, size_bytes, time.time(), rank):
             self._eviction.note_stored(descriptor.digest, size_bytes)
         else:
             self._usage.add(-1, -size_bytes)
+
+    async def _tell_missed(self) -> None:
+        """What the index did not take before, as while another program had it locked: what it does
+        not know is never evicted.
+        """
+        while self._missed:
+            descriptor = self._missed.popleft()
+            try:
+                await self._tell_stored(descriptor)
+            except StorageFailed:
+                self._missed.appendleft(descriptor)
+                return
 
     async def _open(self, digest: Digest) -> StoredBlob | None:
         """A blob that is not open yet, or no longer what it was."""
