@@ -25,8 +25,8 @@ from tests.support.layers import UPSTREAM, add_layer, eventually, some_bytes, un
 KIB = 1024
 BLOCK = memoryview(bytes(64 * KIB))
 BEGIN_BYTES, MAX_UNSYNCED_BYTES = 4 * len(BLOCK), 8 * len(BLOCK)
-# Fill writes one block at a time, and the pieces of a blob a few more; what has come before the first
-# of them is one, too, up to twice the buffer that aiohttp reads into.
+# Fill writes one block at a time, and the pieces of a blob a few more. What aiohttp has read before
+# the first of them is one, too: up to twice its buffer.
 BEYOND_BYTES = 3 * 1024 * KIB
 DATA = some_bytes(8 * 1024 * KIB)
 
