@@ -51,6 +51,8 @@ _MANIFEST_TYPE = re.compile(
     r"application/vnd\.[a-z0-9.+-]+\.(manifest(\.list)?|index)\.v[a-z0-9.]+\+(json|prettyjws)"
 )
 _FALLBACK_PLATFORM = ("linux", "amd64")
+# RFC 9110 §12.4.2.
+_NOT_ACCEPTABLE = re.compile(r"\s*q=0(\.0{0,3})?\s*")
 # Nothing is larger, whatever an upstream says: the index holds numbers of 64 bits.
 MAX_SIZE_BYTES = 1 << 62
 # A type is kept in the index, and told to clients.
@@ -167,9 +169,9 @@ def is_accepted(media_type: str, accept_headers: Iterable[str]) -> bool:
 def _media_ranges(accept_headers: Iterable[str]) -> Iterator[str]:
     for header in accept_headers:
         for part in header.split(","):
-            media_range, _, parameters = part.partition(";")
-            if media_range.strip() and "q=0" not in parameters.replace(" ", "").split(";"):
-                yield media_range.strip().lower()
+            media_range, *parameters = part.lower().split(";")
+            if media_range.strip() and not any(map(_NOT_ACCEPTABLE.fullmatch, parameters)):
+                yield media_range.strip()
 
 
 def _document(body: bytes) -> dict[str, Any] | None:

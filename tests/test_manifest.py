@@ -110,6 +110,8 @@ def test_the_stand_in_for_an_index() -> None:
         ([OCI_INDEX.upper()], True),
         ([OCI_MANIFEST], False),
         ([f"{OCI_MANIFEST}, {OCI_INDEX}; q=0"], False),
+        ([f"{OCI_MANIFEST}, {OCI_INDEX};v=1;Q=0.000"], False),
+        ([f"{OCI_MANIFEST}, {OCI_INDEX};q=0.001"], True),
         (["text/*"], False),
     ],
 )
