@@ -137,7 +137,11 @@ async def test_a_closed_index_says_so(index_file: Path) -> None:
     index = await Index.open(index_file)
     await index.aclose()
     await index.aclose()
-    for asked in (index.usage(), index.repositories(None), index.forget_blob(Digest.of(b"x"))):
+    for asked in (
+        index.usage(),
+        index.repositories(None, "", 9),
+        index.forget_blob(Digest.of(b"x")),
+    ):
         with pytest.raises(StorageFailed, match="closed"):
             await asked
 

@@ -67,7 +67,7 @@ async def test_repositories_come_in_the_order_of_their_names(index: Index) -> No
     names = ["a", "a/b", "a-b", "a.b", "ab"]
     for name in names:
         await index.set_tag(Repository("quay.io", name), LATEST, RememberedTag(ONE, 1.0))
-    found = [each.name for each in await index.repositories("quay.io")]
+    found = [each.name for each in await index.repositories("quay.io", "", 9)]
     assert found == sorted(names)
 
 
@@ -77,9 +77,9 @@ async def test_repositories_are_those_of_tags_and_contents(index: Index) -> None
     await index.set_tag(other, LATEST, RememberedTag(ONE, 1.0))
     await index.set_tag(HERE, LATEST, RememberedTag(ONE, 1.0))
     await index.link(HERE, [Link(Descriptor(each, "", 1), proven=True) for each in (ONE, TWO)])
-    assert await index.repositories(None) == [HERE, other, THERE]
-    assert await index.repositories("quay.io") == [other, THERE]
-    assert await index.repositories("ghcr.io") == []
+    assert await index.repositories(None, "", 9) == [HERE, other, THERE]
+    assert await index.repositories("quay.io", "", 9) == [other, THERE]
+    assert await index.repositories("ghcr.io", "", 9) == []
 
 
 async def test_everything_is_there_after_closing(index_file: Path) -> None:

@@ -241,7 +241,7 @@ async def test_what_can_be_read_of_a_damaged_file_is_kept(store: BlobStore) -> N
     index = await Index.open(store.paths.index)
     await index.ping()
     assert await index.usage() == (600, 0)
-    assert len(await index.repositories(None)) == 1
+    assert len(await index.repositories(None, "", 9)) == 1
     await index.aclose()
     assert await recover(store) is None
 
@@ -445,7 +445,7 @@ async def test_what_happens_to_a_file_after_a_kill_is_noticed_as_it_is_used(
     index = await open_index(store)
     with contextlib.suppress(StorageFailed):
         await index.sources(Digest.of(b"1"))
-        await index.repositories(None)
+        await index.repositories(None, "", 9)
         await index.least_worth(1000)
     await index.aclose()
     index = await open_index(store)

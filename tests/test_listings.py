@@ -415,8 +415,9 @@ class TestCatalogue:
             for path in ("/quay.io/v2/_catalog?n=1", "/v2/_catalog?n=1&ns=quay.io"):
                 assert await walk(mirror, path, "repositories") == ["org/a", "org/c"]
                 assert (await mirror.get(path)).headers["OCI-Namespace"] == "quay.io"
-            after = json_of(await mirror.get("/v2/_catalog?last=docker.io/zzz"))
-            assert after == {"repositories": everything[2:]}
+            for last in ("docker.io/zzz", "docker.io0", "q"):
+                after = json_of(await mirror.get(f"/v2/_catalog?last={last}"))
+                assert after == {"repositories": everything[2:]}, last
             assert json_of(await mirror.get("/v2/_catalog?n=0")) == {"repositories": []}
 
     @pytest.mark.parametrize("size", ["-1", "x", "1.5", "%C2%B2", ""])
@@ -425,4 +426,11 @@ class TestCatalogue:
     ) -> None:
         async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
             answer = await mirror.get(f"/v2/_catalog?n={size}")
+            assert error_of(answer) == (400, "NAME_INVALID")
+
+    async def test_a_page_goes_on_after_a_name(
+        self, registry: FakeRegistry, tmp_path: Path
+    ) -> None:
+        async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+            answer = await mirror.get("/v2/_catalog?last=%C3%A9")
             assert error_of(answer) == (400, "NAME_INVALID")

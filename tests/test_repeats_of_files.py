@@ -162,8 +162,7 @@ async def test_a_mirror_that_ends_lets_it_end(
     registry: FakeRegistry, tmp_path: Path, read: list[str]
 ) -> None:
     async with AsyncExitStack() as stack:
-        upstreams = {UPSTREAM: registry}
-        mirror = mirroring(tmp_path, upstreams, shutdown_grace="1h")
+        mirror = mirroring(tmp_path, {UPSTREAM: registry}, shutdown_grace="1h")
         house = await stack.enter_async_context(mirror)
         path = await stored(house, registry, MUCH)
         async with connected(house.url, receive_buffer_bytes=5000) as (transport, wire):

@@ -122,9 +122,9 @@ class Proxy:
         if await self._store.has(digest):
             await self._contents.note_stored(Descriptor(digest, BLOB_TYPE, size_bytes))
 
-    async def catalog(self, upstream: str | None) -> list[Repository]:
-        """What is cached, by name. Raises StorageFailed."""
-        return await self._index.repositories(upstream)
+    async def catalog(self, upstream: str | None, after: str, limit: int) -> list[Repository]:
+        """What is cached, by name, from the one that follows `after`. Raises StorageFailed."""
+        return await self._index.repositories(upstream, after, limit)
 
     def find_open(self, digest: Digest) -> StoredBlob | None:
         """A stored blob that is open already, and still what it was; the caller closes it."""

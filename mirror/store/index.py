@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Row
 
 from mirror.allowance import RememberedAllowance
 from mirror.names import Digest, Repository, Tag
+from mirror.store.catalog import repositories_of, repositories_of_all
 from mirror.store.database import Database
 from mirror.store.links import (
     Link,
@@ -53,7 +54,6 @@ from mirror.store.remembered import (
 from mirror.store.schema import (
     allowances,
     blobs,
-    links,
     listings,
     tables,
     tags,
@@ -246,18 +246,15 @@ class Index:
             lambda connection: [RememberedAllowance(*row) for row in connection.execute(query)]
         )
 
-    async def repositories(self, upstream: str | None) -> list[Repository]:
-        """Every repository of which a tag or a content is known, in the order of their names."""
-        of_links = select(links.c.upstream, links.c.repository)
-        known = of_links.union(select(tags.c.upstream, tags.c.repository)).subquery()
-        query = select(known).order_by(known.c.upstream + "/" + known.c.repository)
-        if upstream is not None:
-            query = query.where(known.c.upstream == upstream)
-        return await self._scan(
-            lambda connection: [
-                Repository(row.upstream, row.repository) for row in connection.execute(query)
-            ]
-        )
+    async def repositories(self, upstream: str | None, after: str, limit: int) -> list[Repository]:
+        """Those of one upstream, or of all: see catalog.py."""
+
+        def ask(connection: Connection) -> list[Repository]:
+            if upstream is None:
+                return repositories_of_all(connection, after, limit)
+            return repositories_of(connection, upstream, after, limit)
+
+        return await self._scan(ask)
 
     async def _total(self, query: Select[Any]) -> tuple[int, int]:
         def ask(connection: Connection) -> tuple[int, int]:

@@ -179,11 +179,11 @@ class Registry:
 
     async def _catalog(self, request: web.BaseRequest, address: Address) -> web.StreamResponse:
         """What is cached: under its upstream's name, or, asked of one upstream, without it."""
-        repositories = await self._proxy.catalog(address.upstream)
-        names = [each.name if address.upstream else str(each) for each in repositories]
-        last = request.query.get("last", "")
-        names = [name for name in names if name > last]
-        page = names[: _page_size(request.query.get("n"))]
+        size = _page_size(request.query.get("n"))
+        last = _last_name(request.query.get("last", ""))
+        found = await self._proxy.catalog(address.upstream, last, size + 1)
+        names = [each.name if address.upstream else str(each) for each in found]
+        page = names[:size]
         following = None
         if page and len(page) < len(names):
             following = {"n": str(len(page)), "last": page[-1]}
@@ -256,3 +256,9 @@ def _page_size(text: str | None) -> int:
     if not text.isascii() or not text.isdigit():
         raise NameInvalid("`n` is the number of names that a page may hold")
     return min(int(text[:9]), MAX_CATALOG_PAGE)
+
+
+def _last_name(text: str) -> str:
+    if not text.isascii():
+        raise NameInvalid("`last` is the name that a page ended with")
+    return text
