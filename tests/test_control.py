@@ -156,14 +156,15 @@ async def test_silence_is_told_from_long_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.25)
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 2)
 
     async def slow() -> Lines:
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(3)
         yield result(count=1)
 
     async with controlled(tmp_path, slow):
         assert (await told(tmp_path, "ls")).result == {"count": 1}
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.25)
     hung = asyncio.Event()
 
     async def hang(_request: web.Request) -> web.StreamResponse:

@@ -83,12 +83,13 @@ async def test_those_who_wait_share_it() -> None:
 
 async def test_what_nobody_waits_for_comes_last() -> None:
     pace = await emptied(RATE)
+    started = time.monotonic()
     ended = await asyncio.gather(
         take_all(pace, RATE // 10, nobody),
         take_all(pace, RATE // 2),
         take_all(pace, RATE // 2),
     )
-    assert ended[0] == max(ended)
+    assert ended[0] - started > 0.8 * (max(ended) - started), "sharing, at a third of it"
 
 
 async def test_what_is_waited_for_meanwhile_comes_earlier() -> None:
