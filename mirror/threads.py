@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
@@ -67,6 +67,27 @@ async def while_wanted(
     finally:
         if not answer.cancel():
             _forget(answer)
+
+
+async def in_daemon(room: asyncio.Semaphore, work: Callable[[], T]) -> T:
+    """In a thread of its own, which takes up room until it ends, whoever has gone away by then. The
+    end of the program does not wait for it: what it asks may never answer.
+    """
+    await room.acquire()
+    loop = asyncio.get_running_loop()
+    answer = Future[T]()
+    answer.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except Exception as error:
+            answer.set_exception(error)
+        with suppress(RuntimeError):  # the loop may be closed
+            loop.call_soon_threadsafe(room.release)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(answer)
 
 
 async def unbroken(work: Coroutine[Any, Any, T]) -> T:

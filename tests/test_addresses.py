@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -105,10 +105,8 @@ def test_names_are_left_to_the_resolver(host: str) -> None:
 
 
 @pytest.fixture
-def names() -> Iterator[Names]:
-    names = Names(timeout_seconds=0.1)
-    yield names
-    names.close()
+def names() -> Names:
+    return Names(timeout_seconds=0.1)
 
 
 Answer = tuple[socket.AddressFamily, int, int, str, tuple[str | int, ...]]

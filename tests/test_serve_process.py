@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import signal
+import sys
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 
@@ -109,6 +110,28 @@ async def test_a_stalled_transfer_holds_the_end_up_for_one_grace_only(
             assert stream.ended in ("short", "reset")
         assert not any("exception" in line for line in await mirror.last_lines())
     assert not list((mirror.storage / "blobs").glob("*/*/*"))
+
+
+# Asks a name server that never answers.
+FORSAKEN = """
+import socket, time
+known = socket.getaddrinfo
+def getaddrinfo(host, *rest, **named):
+    return time.sleep(600) if str(host).endswith(".test") else known(host, *rest, **named)
+socket.getaddrinfo = getaddrinfo
+from mirror.cli import app
+app()
+"""
+
+
+async def test_a_silent_name_server_does_not_hold_the_end_up(tmp_path: Path) -> None:
+    upstream = {"endpoints": ["http://registry.test"], "connect_timeout": "200ms"}
+    program = [sys.executable, "-c", FORSAKEN, "serve"]
+    async with serving(tmp_path, {UPSTREAM: upstream}, program=program) as mirror:
+        answer = await mirror.get(f"/v2/{UPSTREAM}/app/manifests/latest")
+        assert (answer.status, b"no answer from DNS" in answer.body) == (504, True)
+        mirror.send(SIGTERM)
+        assert await mirror.exit_code() == 0
 
 
 @pytest.mark.parametrize("second", [SIGTERM, SIGINT])

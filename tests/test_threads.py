@@ -1,5 +1,6 @@
 """Threads beside the event loop."""
 
+import asyncio
 import os
 import sys
 import threading
@@ -7,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mirror.threads import NICENESS, stand_back
+from mirror.threads import NICENESS, in_daemon, stand_back
+from tests.fakes.deadline import DEADLINE_SECONDS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="left out: niceness is the process's here")
@@ -20,3 +22,16 @@ def test_a_thread_that_stands_back_stands_back_alone() -> None:
     with ThreadPoolExecutor(1, initializer=stand_back) as threads:
         assert threads.submit(niceness).result() == before + NICENESS
     assert niceness() == before
+
+
+async def test_who_goes_away_leaves_the_thread_its_room() -> None:
+    room, answers = asyncio.Semaphore(1), threading.Event()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await in_daemon(room, answers.wait)
+    assert room.locked()
+    answers.set()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert await in_daemon(room, lambda: "read") == "read"
+        with pytest.raises(ValueError, match="invalid literal"):
+            await in_daemon(room, lambda: int("x"))

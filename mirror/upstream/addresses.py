@@ -9,13 +9,14 @@ reached.
 import asyncio
 import errno
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from mirror.threads import in_daemon
 
 MAX_LOOKUPS = 8
 # All that is given out for the Internet; `is_global` knows only the exceptions it was taught.
@@ -83,12 +84,12 @@ def _meant(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 class Names:
     """Names to addresses, within a time, and in threads of their own: where no name server answers,
-    those that read the disk stay free.
+    those that read the disk stay free, and the mirror can end.
     """
 
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
-        self._threads = ThreadPoolExecutor(MAX_LOOKUPS, thread_name_prefix="dns")
+        self._room = asyncio.Semaphore(MAX_LOOKUPS)
 
     async def look_up(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -97,10 +98,9 @@ class Names:
         ask = partial(
             socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
         )
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                found = await loop.run_in_executor(self._threads, ask)
+                found = await in_daemon(self._room, ask)
         except TimeoutError:
             told = f"no answer from DNS within {self._timeout_seconds:g} s"
             raise OSError(errno.ETIMEDOUT, told) from None
@@ -114,10 +114,6 @@ class Names:
             return reach_of(host)
         except ValueError:
             return max(reach_of(each["host"]) for each in await self.look_up(host))
-
-    def close(self) -> None:
-        """Does not wait for name servers."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class BoundedResolver(AbstractResolver):

@@ -111,7 +111,6 @@ class Transport:
     async def aclose(self) -> None:
         for session in self._sessions.values():
             await session.close()
-        self._names.close()
 
     async def read(self, response: aiohttp.ClientResponse, kind: str, limit_bytes: int) -> bytes:
         """The whole body. Raises UpstreamBroken beyond the limit, and for a body that is encoded

@@ -85,11 +85,11 @@ def _described(upstream: FakeRegistry | str | dict[str, Any]) -> dict[str, Any]:
 @asynccontextmanager
 async def serving(
     folder: Path,
-    upstreams: dict[str, FakeRegistry | str],
+    upstreams: Mapping[str, FakeRegistry | str | dict[str, Any]],
     program: Sequence[str] = SERVE,
     **settings: Any,
 ) -> AsyncIterator[Process]:
-    """`mirror serve`, on a port that the system chooses; an upstream is a fake or an endpoint."""
+    """`mirror serve`, with settings as `write_settings` takes them."""
     file = write_settings(folder, upstreams, **settings)
     environment = {**os.environ, **IMPORTABLE}
     process = await asyncio.create_subprocess_exec(
