@@ -14,6 +14,7 @@ from mirror.addressing import Directory
 from mirror.config import Settings
 from mirror.config.model import Tls, UpstreamSettings
 from mirror.control.server import ControlServer
+from mirror.egress import Egress
 from mirror.metrics import Metrics
 from mirror.proxy.ledger import Ledger
 from mirror.proxy.proxy import Proxy
@@ -152,7 +153,9 @@ class _Grace:
 
 
 def upstreams_of(settings: Settings) -> list[Upstream]:
-    return [_upstream(name, each) for name, each in settings.upstreams.items()]
+    proxies = settings.proxies
+    egress = Egress(proxies.http, proxies.https, proxies.none_for)
+    return [_upstream(name, each, egress) for name, each in settings.upstreams.items()]
 
 
 def _directory(settings: Settings) -> Directory:
@@ -160,7 +163,7 @@ def _directory(settings: Settings) -> Directory:
     return Directory.of(pairs, settings.default)
 
 
-def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
+def _upstream(name: str, settings: UpstreamSettings, egress: Egress) -> Upstream:
     return Upstream(
         name=name,
         endpoints=tuple(URL(endpoint.rstrip("/")) for endpoint in settings.endpoints),
@@ -177,6 +180,7 @@ def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
         prefetch=settings.prefetch,
         max_connections=settings.max_connections,
         max_bytes_per_second=settings.max_rate,
+        egress=egress,
     )
 
 

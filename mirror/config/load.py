@@ -19,6 +19,7 @@ from mirror.config.sources import (
     Source,
     overlay_environment,
     read_file,
+    underlay_proxies,
     variable_of,
 )
 
@@ -65,6 +66,7 @@ def load(file: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     """Raises ConfigurationError. Without a file: the built-in defaults, and the environment."""
     source = _read(file, environment)
     overlay_environment(source, environment, set(Settings.model_fields))
+    underlay_proxies(source, environment)
     found = list(contradictions(source.values))
     settings = None
     try:

@@ -18,9 +18,11 @@ from mirror.config.values import (
     Memory,
     Password,
     PathPrefix,
+    ProxyUrl,
     Rate,
     ReadableFile,
     Realm,
+    Separated,
     Username,
     is_host,
     not_empty,
@@ -86,6 +88,14 @@ class UpstreamSettings(_Model):
     idle_timeout: Annotated[Seconds, Field(gt=0)] = 30
 
 
+class Proxies(_Model):
+    """Towards upstreams; see egress.py."""
+
+    http: ProxyUrl | None = None
+    https: ProxyUrl | None = None
+    none_for: Separated = ()
+
+
 class Storage(_Model):
     path: FilePath = Path("mirror-data")
     max_size: MaxSize | None = None
@@ -113,6 +123,7 @@ class Settings(_Model):
     offline: bool = False
     shutdown_grace: Seconds = 30
     log: Log = Log()
+    proxies: Proxies = Proxies()
     upstreams: Annotated[dict[str, UpstreamSettings], AfterValidator(not_empty)] = Field(
         default_factory=_well_known_upstreams
     )

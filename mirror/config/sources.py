@@ -1,4 +1,6 @@
-"""Where settings come from: the YAML file with its `${VAR}`, and `MIRROR_*` variables over it."""
+"""Where settings come from: the YAML file with its `${VAR}`, `MIRROR_*` variables over it, and what
+the environment tells all programs below it.
+"""
 
 import json
 import re
@@ -20,6 +22,7 @@ _VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})
 _NOT_SETTINGS = re.compile(
     r"MIRROR_(CONFIG|(\w+_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP).*)?))"
 )
+_OF_ALL_PROGRAMS = {"http": "http_proxy", "https": "https_proxy", "none_for": "no_proxy"}
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _COLLECTION_TAGS = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
@@ -243,6 +246,19 @@ def overlay_environment(source: Source, environment: Mapping[str, str], keys: se
             except (ValueError, RecursionError) as error:
                 if text.startswith("{"):
                     source.mistakes.append((path, _not_json(error)))
+
+
+def underlay_proxies(source: Source, environment: Mapping[str, str]) -> None:
+    """What the environment tells all programs, where nothing is said of this one's `proxies`. As
+    in curl, lower case is heard first.
+    """
+    if "proxies" in source.values:
+        return
+    for key, name in _OF_ALL_PROGRAMS.items():
+        for variable in (name, name.upper()):
+            if text := environment.get(variable):
+                source.replace(("proxies", key), variable, text)
+                break
 
 
 def _not_json(error: ValueError | RecursionError) -> str:

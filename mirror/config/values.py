@@ -6,15 +6,18 @@ from collections.abc import Sized
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, InstanceOf, SecretStr
 from yarl import URL
 
 from mirror.config.units import Bytes
+from mirror.egress import ForwardProxy
 from mirror.errors import NameInvalid
 from mirror.names import Repository
+from mirror.weburls import parse_url
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:\d{1,5})?", re.ASCII)
 _ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII)
+_PROXY = re.compile(r"https?://([^\s/?#@]*@)?[^\s/?#@]+/?", re.ASCII)
 _ALIAS = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*", re.ASCII)
 _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
 _ROOT_OF_THE_API = "v2"
@@ -86,6 +89,26 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def _proxy(value: object) -> ForwardProxy:
+    """Without a scheme, as many write it, one that is spoken to in plain HTTP."""
+    text = str(value) if "://" in str(value) else f"http://{value}"
+    try:
+        url = parse_url(text)
+    except ValueError:
+        url = URL()
+    if not (_PROXY.fullmatch(text) and url.host) or ":" in (url.user or ""):
+        raise ValueError(
+            "a proxy is http://host:port or https://host:port; user:password@ may stand before the "
+            "host, their special characters as %XX"
+        )
+    return ForwardProxy(url.origin(), (url.user, url.password or "") if url.user else None)
+
+
+def _separated(value: object) -> object:
+    """NO_PROXY is one text, with commas."""
+    return tuple(re.split(r"[,\s]+", value.strip(", \t\n"))) if isinstance(value, str) else value
+
+
 def _alias(value: str) -> str:
     if not _ALIAS.fullmatch(value):
         raise ValueError("an alias is lower-case letters and digits, separated by single . _ or -")
@@ -144,6 +167,8 @@ Certificates = Annotated[ReadableFile, AfterValidator(_certificates)]
 Username = Annotated[str, AfterValidator(_username)]
 Password = Annotated[SecretStr, AfterValidator(_password)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+ProxyUrl = Annotated[InstanceOf[ForwardProxy], BeforeValidator(_proxy)]
+Separated = Annotated[tuple[str, ...], BeforeValidator(_separated)]
 Alias = Annotated[str, AfterValidator(_alias)]
 Realm = Annotated[str, AfterValidator(_realm)]
 PathPrefix = Annotated[str, AfterValidator(_path_prefix)]

@@ -28,6 +28,8 @@ def error_of(
         case 401 | 403:
             message = f"{said}; asked as {account}. {_login_hint(account)}"
             return UpstreamDenied(upstream, message, answered=status)
+        case 407:
+            said += ": the proxy wants a login; see `proxies` in the configuration"
         case 429:
             return UpstreamRateLimited(
                 upstream, f"{said}; asked as {account}", _retry_after(headers)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from yarl import URL
 
+from mirror.egress import Egress
+
 # Whom an upstream counts requests without a login for: the address they come from.
 ANONYMOUS = "anonymous"
 
@@ -34,7 +36,7 @@ class Upstream:
     a challenge may send us for a token. `keeps_vanished`: a tag that the upstream no longer has is
     served on. `prefetch`: the blobs of a manifest that is served are fetched before they are asked
     for. `max_connections` are to one of its hosts, of all kinds; `max_bytes_per_second` is of blobs
-    over all connections, None: as fast as they come.
+    over all connections, None: as fast as they come. `egress` is the way out of this site.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Upstream:
     prefetch: bool = True
     max_connections: int = 384
     max_bytes_per_second: int | None = None
+    egress: Egress = field(default_factory=Egress)
 
     def remote_name(self, repository_name: str) -> str:
         """The repository's name as this upstream knows it."""

@@ -5,12 +5,12 @@ kept by (realm, service, scope, account) and fetched once for however many wait 
 """
 
 import asyncio
-import base64
 import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import aiohttp
 from cachetools import LRUCache
 from yarl import URL
 
@@ -267,8 +267,7 @@ class Logins:
                     "is not empty, and that this mirror may read it",
                 ) from None
         password = self._passwords[name]
-        pair = f"{name}:{password}"
-        return f"Basic {base64.b64encode(pair.encode()).decode()}"
+        return aiohttp.encode_basic_auth(name, password)
 
 
 def _parse_token(body: bytes, now: float) -> _Token | None:

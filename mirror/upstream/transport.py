@@ -2,7 +2,8 @@
 
 Redirects are followed here and not by aiohttp, since each hop is judged: the Authorization goes to
 the endpoint's own origin only, HTTPS never becomes HTTP, and no hop leads further inwards than the
-endpoint itself lies (see addresses.py).
+endpoint itself lies (see addresses.py). Beyond a proxy, names are the proxy's to resolve and to
+judge; addresses are judged here.
 """
 
 import asyncio
@@ -15,20 +16,21 @@ from cachetools import TTLCache
 from yarl import URL
 
 from mirror import __version__
-from mirror.errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
+from mirror.egress import ForwardProxy
+from mirror.errors import UpstreamBroken, UpstreamError
 from mirror.metrics import Metrics
 from mirror.names import shown
 from mirror.upstream.addresses import (
     BoundedResolver,
-    ForbiddenAddress,
     Names,
     Reach,
     literal_reach,
 )
 from mirror.upstream.body import next_piece
-from mirror.upstream.circuits import Failure, Trial
+from mirror.upstream.circuits import Trial
 from mirror.upstream.definition import Upstream
 from mirror.upstream.endings import answer_within
+from mirror.upstream.failures import error_of_exchange, failure_of
 from mirror.weburls import parse_url
 
 MAX_REDIRECTS = 5
@@ -93,7 +95,7 @@ class Transport:
                 response = await self._hop(method, url, kind, pool, sent, limit)
             except UpstreamError as error:
                 if trial is not None:
-                    trial.failed(_failure_of(error, is_redirected=hops > 0), error)
+                    trial.failed(failure_of(error, is_redirected=hops > 0), error)
                 raise
             if response.status not in _REDIRECTS or not follow:
                 if trial is not None:
@@ -107,6 +109,10 @@ class Transport:
                 sent.pop("Authorization", None)
                 limit = await self._limit_of(origin, url)
         raise UpstreamBroken(self._upstream.name, f"redirects more than {MAX_REDIRECTS} times")
+
+    def error_of(self, error: Exception, url: URL) -> UpstreamError:
+        """What a failed exchange with `url` means."""
+        return error_of_exchange(self._upstream.name, error, url)
 
     async def aclose(self) -> None:
         for session in self._sessions.values():
@@ -152,11 +158,16 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         started = time.monotonic()
         status = 0
+        proxy = self._upstream.egress.proxy_for(url)
+        login = _login_at(proxy)
         try:
-            response = await self._session(pool, limit).request(
+            response = await self._session(pool, None if proxy else limit).request(
                 method,
                 url,
-                headers=headers,
+                # Within HTTPS, the proxy sees what asks for the tunnel alone.
+                headers=headers if url.scheme == "https" else {**headers, **login},
+                proxy=proxy.url if proxy else None,
+                proxy_headers=login,
                 allow_redirects=False,
                 ssl=self._upstream.tls or True,
                 timeout=aiohttp.ClientTimeout(
@@ -172,25 +183,6 @@ class Transport:
             seconds = time.monotonic() - started
             self._metrics.upstream_answered(self._upstream.name, kind, method, status, seconds)
         return response
-
-    def error_of(self, error: Exception, url: URL) -> UpstreamError:
-        """What a failed exchange means; URLs are told by their host alone, for paths are signed."""
-        host = url.host or "?"
-        reason = _reason(error)
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        if isinstance(cause, ForbiddenAddress):
-            return UpstreamBroken(self._upstream.name, reason)
-        if isinstance(error, aiohttp.ClientSSLError):
-            return UpstreamBroken(
-                self._upstream.name,
-                f"no safe connection to {host}: {reason}; see `tls` in the configuration",
-            )
-        if isinstance(error, aiohttp.ServerConnectionError | aiohttp.ClientOSError | OSError):
-            return UpstreamUnreachable(
-                self._upstream.name,
-                f"{host} cannot be reached: {reason}. Cached content is still served",
-            )
-        return UpstreamBroken(self._upstream.name, f"{host} sent an unusable answer: {reason}")
 
     def _failed_answer(self, response: aiohttp.ClientResponse) -> UpstreamError:
         """What a 5xx is called in the log."""
@@ -231,6 +223,8 @@ class Transport:
 
     async def _reach(self, origin: URL) -> Reach:
         host = origin.host or ""
+        if self._upstream.egress.proxy_for(origin) is not None:
+            return literal_reach(host) or Reach.PUBLIC
         reach = self._reaches.get(host)
         if reach is None:
             try:
@@ -265,24 +259,8 @@ class Transport:
         return self._sessions[key]
 
 
-def _failure_of(error: UpstreamError, *, is_redirected: bool) -> Failure:
-    """Where a redirect led to a host that is down, the endpoint itself did answer."""
-    cause = error.__cause__
-    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return Failure.NO_ANSWER if is_redirected else Failure.NO_CONNECTION
-    if isinstance(error, UpstreamUnreachable):
-        return Failure.NO_ANSWER
-    return Failure.BAD_ANSWER
-
-
-def _reason(error: Exception) -> str:
-    """Short, and without URLs, which aiohttp puts into some of its messages."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or type(error.os_error).__name__
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "it hung up"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
+def _login_at(proxy: ForwardProxy | None) -> dict[str, str]:
+    """RFC 9110 §11.7.1."""
+    if proxy is None or proxy.login is None:
+        return {}
+    return {"Proxy-Authorization": aiohttp.encode_basic_auth(*proxy.login)}
