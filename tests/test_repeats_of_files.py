@@ -16,7 +16,7 @@ from structlog.typing import EventDict
 import mirror.web.repeats
 from mirror.web.registry import Registry
 from tests.fakes.registry import FakeRegistry
-from tests.support.connections import answer_of, connected
+from tests.support.connections import answer_of, connected, has_arrived
 from tests.support.house import House, mirroring
 from tests.support.layers import UPSTREAM, add_layer, eventually, some_bytes, until_idle
 
@@ -151,7 +151,7 @@ async def test_a_client_that_leaves_frees_the_file(
             assert len((await answer_of(wire))[1]) == len(MUCH)
             transport.pause_reading()
             transport.write(request_for(path))
-            await asyncio.sleep(0.2)
+            await eventually(lambda: has_arrived(transport))
             transport.abort()
         await eventually(partial(_so_many, lines, 2))
     assert lines[-1]["cut_short"] is True
@@ -171,7 +171,7 @@ async def test_a_mirror_that_ends_lets_it_end(
             read.clear()
             transport.pause_reading()
             transport.write(request_for(path))
-            await asyncio.sleep(0.2)
+            await eventually(lambda: has_arrived(transport))
             async with asyncio.TaskGroup() as group:
                 group.create_task(stack.aclose())
                 await asyncio.sleep(0.1)

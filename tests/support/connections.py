@@ -1,6 +1,7 @@
 """Connections to a mirror on which a test writes its bytes by hand."""
 
 import asyncio
+import select
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,6 +37,12 @@ async def connected(
         transport.abort()
         while await wire.more():
             pass
+
+
+async def has_arrived(transport: asyncio.Transport) -> bool:
+    """Whether anything lies there unread, for one that has paused."""
+    sock = transport.get_extra_info("socket")
+    return bool(select.select([sock.fileno()], [], [], 0)[0])
 
 
 async def answer_of(wire: Wire) -> tuple[RawStream, bytes]:
