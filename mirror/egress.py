@@ -24,7 +24,7 @@ class ForwardProxy:
 
 @dataclass(frozen=True, slots=True)
 class _Exemption:
-    """Of a network, or else of a domain; the empty one is all of them."""
+    """Of a network, or else of a domain; `*` is all of them."""
 
     network: IPv4Network | IPv6Network | None
     domain: str
@@ -36,7 +36,7 @@ class _Exemption:
         if network is None and (match := _WITH_PORT.fullmatch(text)):
             text, port = match[1], int(match[2])
             network = _network(text)
-        return cls(network, text.removeprefix("*").strip(".").lower(), port)
+        return cls(network, text.removeprefix("*.").strip(".").lower(), port)
 
     def holds_for(self, host: str, port: int | None) -> bool:
         if self.port not in (None, port):
@@ -44,7 +44,7 @@ class _Exemption:
         if self.network is not None:
             ip = _ip(host)
             return ip is not None and ip in self.network
-        return not self.domain or host == self.domain or host.endswith(f".{self.domain}")
+        return self.domain in ("*", host) or host.endswith(f".{self.domain}")
 
 
 class Egress:

@@ -4,14 +4,16 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from mirror.config import ConfigurationError, Settings, load
+from mirror.egress import ForwardProxy
 
 WELL_KNOWN = (
     "docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, public.ecr.aws, mcr.microsoft.com"
 )
 TOP = (
-    "cache_memory, default_upstream, listen, log, offline, shutdown_grace, "
+    "cache_memory, default_upstream, listen, log, offline, proxies, shutdown_grace, "
     "storage, upstreams, workers"
 )
 A_DURATION = "a duration is a number with a unit, like 30s, 5m, 12h or 30d"
@@ -22,6 +24,10 @@ AN_ENDPOINT = "an endpoint is http://host[:port][/path], or the same with https:
 A_HOST = (
     "this must be a registry's host as in image names, like quay.io or registry.corp:5000; "
     "put a short name under `alias`"
+)
+A_PROXY = (
+    "a proxy is http://host:port or https://host:port; user:password@ may stand before the host, "
+    "their special characters as %XX"
 )
 A_MAPPING = "this must be a mapping, one `key: value` per line"
 A_LIST = "this must be a list, like [one, two]"
@@ -143,6 +149,13 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file_then_of_the_envi
         ("shutdown_grace: ''", "shutdown_grace", A_DURATION),
         ("log: {format: xml}", "log.format", "input should be 'json' or 'text'"),
         ("default_upstream: 3", "default_upstream", A_TEXT),
+        ("proxies: {https: 3128}", "proxies.https", A_PROXY),
+        ("proxies: {https: 'socks5://proxy:1080'}", "proxies.https", A_PROXY),
+        ("proxies: {https: 'http://a:hunter2@'}", "proxies.https", A_PROXY),
+        ("proxies: {http: 'http://proxy:99999'}", "proxies.http", A_PROXY),
+        ("proxies: {http: 'http://a%3Ab:c@proxy'}", "proxies.http", A_PROXY),
+        ("proxies: {http: 'http://proxy/path'}", "proxies.http", A_PROXY),
+        ("proxies: {none_for: {}}", "proxies.none_for", A_LIST),
         ("upstreams:", "upstreams", A_MAPPING),
         ("upstreams: [docker.io]", "upstreams", A_MAPPING),
         ("upstreams: {}", "upstreams", "at least one is needed here"),
@@ -550,3 +563,36 @@ def test_a_password_file_is_read_anew_for_each_login(tmp_path: Path) -> None:
     secret.write_text("\n")
     with pytest.raises(ValueError, match="empty"):
         credential.read_password()
+
+
+class TestProxies:
+    def test_a_proxy_is_written_as_people_do(self, tmp_path: Path) -> None:
+        text = "proxies: {https: 'proxy.corp:3128', http: 'http://us%20er:p%40ss@proxy.corp/'}"
+        proxies = read(tmp_path, text).proxies
+        assert proxies.https == ForwardProxy(URL("http://proxy.corp:3128"))
+        assert proxies.http == ForwardProxy(URL("http://proxy.corp"), ("us er", "p@ss"))
+        assert "p@ss" not in repr(proxies)
+        assert "p%40ss" not in repr(proxies)
+
+    def test_what_all_programs_are_told_counts_where_nothing_is_said(self, tmp_path: Path) -> None:
+        environment = {
+            "HTTPS_PROXY": "http://upper:1",
+            "https_proxy": "http://lower:1",
+            "HTTP_PROXY": "",
+            "NO_PROXY": "localhost, .corp,10.0.0.0/8,",
+        }
+        proxies = read(tmp_path, "", environment).proxies
+        assert proxies.https == ForwardProxy(URL("http://lower:1"))
+        assert proxies.http is None
+        assert proxies.none_for == ("localhost", ".corp", "10.0.0.0/8")
+        for text, more in (
+            ("proxies: {}", {}),
+            ("proxies: {http: 'http://ours:1'}", {}),
+            ("", {"MIRROR_PROXIES__HTTP": "http://ours:1"}),
+        ):
+            said = read(tmp_path, text, environment | more).proxies
+            assert (said.https, said.none_for) == (None, ())
+
+    def test_the_variable_that_is_wrong_is_named_and_not_quoted(self, tmp_path: Path) -> None:
+        environment = {"HTTPS_PROXY": "socks5://alice:hunter2@proxy:1080"}
+        assert mistakes(tmp_path, "", environment) == [f"HTTPS_PROXY: proxies.https: {A_PROXY}"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trustme
 from aiohttp import encode_basic_auth
+from structlog.testing import capture_logs
 
 from tests.fakes.auth import BasicAuth
 from tests.fakes.proxy import FakeProxy
@@ -134,13 +135,14 @@ async def test_a_proxy_that_does_not_serve_is_told(
     login = "other:1234@" if wrong == "login" else f"us%20er:{PASSWORD}@"
     if wrong == "refusal":
         proxy.refuses_with = 503
-    async with behind(proxy, tmp_path, f"{scheme}://registry.test", login) as house:
-        if wrong == "down":
-            await proxy.stop()
-        answer = await house.get(f"/v2/{UPSTREAM}/org/app/manifests/latest")
+    with capture_logs() as lines:
+        async with behind(proxy, tmp_path, f"{scheme}://registry.test", login) as house:
+            if wrong == "down":
+                await proxy.stop()
+            answer = await house.get(f"/v2/{UPSTREAM}/org/app/manifests/latest")
     assert answer.status == status[scheme]
     assert told in message_of(answer)
-    assert PASSWORD not in str(answer.body)
+    assert PASSWORD not in f"{answer.body!r} {lines}"
     assert registry.requests == []
 
 

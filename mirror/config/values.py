@@ -91,7 +91,9 @@ def _endpoint(value: str) -> str:
 
 def _proxy(value: object) -> ForwardProxy:
     """Without a scheme, as many write it, one that is spoken to in plain HTTP."""
-    text = str(value) if "://" in str(value) else f"http://{value}"
+    text = value if isinstance(value, str) else ""
+    if "://" not in text:
+        text = f"http://{text}"
     try:
         url = parse_url(text)
     except ValueError:
