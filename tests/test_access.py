@@ -14,6 +14,7 @@ from tests.fakes.faults import Gate, IgnoreRange, Stall, Status
 from tests.fakes.images import OCI_INDEX, OCI_MANIFEST, Image, describe, digest_of
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
+from tests.support.layers import until_idle
 
 LAYER = b"a private layer " * 20_000
 HOLDER = "/v2/hub.test/org/secret"
@@ -69,6 +70,7 @@ async def house(
 async def cached(house: House, registry: FakeRegistry, image: Image) -> House:
     """The image was pulled from org/secret."""
     await pull(house, HOLDER, image)
+    await until_idle(house)
     registry.forget()
     return house
 

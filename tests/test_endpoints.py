@@ -1,9 +1,11 @@
 """Where an upstream is asked, in which order, and in which words."""
 
 import gzip
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import aiohttp.connector
 import pytest
 
 from tests.fakes.auth import BearerAuth
@@ -23,6 +25,7 @@ from tests.fakes.faults import (
 from tests.fakes.images import OCI_MANIFEST
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
+from tests.support.internet import PUBLIC, PUBLIC_CDN, pretend
 
 APP = "org/app"
 TAG = f"/v2/hub.test/{APP}/manifests/latest"
@@ -64,6 +67,27 @@ async def test_an_endpoint_may_have_a_path(
     async with mirroring(tmp_path, {"hub.test": upstream}) as house:
         await house.get(TAG)
     assert registry.requests[0].target == f"/artifactory/api/docker/v2/{APP}/manifests/latest"
+
+
+async def test_an_endpoint_that_moved_to_another_address_is_found_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What DNS said counts for seconds, and not until a restart."""
+    names, later_seconds = {"hub.test": PUBLIC}, 0.0
+    pretend(monkeypatch, names)
+    monkeypatch.setattr(aiohttp.connector, "monotonic", lambda: time.monotonic() + later_seconds)
+    async with FakeRegistry(host=PUBLIC) as registry:
+        registry.add_image(APP)
+        upstream = {"endpoints": [f"http://hub.test:{registry.port}"], "tag_ttl": "0s"}
+        async with mirroring(tmp_path, {"hub.test": upstream}) as house:
+            assert (await house.get(TAG)).status == 200
+            await registry.stop()
+            moved = FakeRegistry(host=PUBLIC_CDN)
+            moved.port = registry.port
+            async with moved:
+                new = moved.add_image(APP, layers=[b"new"])
+                names["hub.test"], later_seconds = PUBLIC_CDN, 60.0
+                await house.get_until(TAG, lambda answer: answer.body == new.manifest)
 
 
 async def test_the_second_endpoint_is_not_asked_while_the_first_answers(

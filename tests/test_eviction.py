@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
+from mirror.downloads import tries
 from mirror.errors import StorageFailed
 from mirror.names import Digest
 from mirror.retention import worth
-from mirror.store import eviction
+from mirror.store import eviction, leftovers
 from mirror.store.blobs import BlobStore
 from mirror.store.index import Index
 from mirror.store.readers import HANDOVER_SECONDS
 from tests.fakes.client import raw_open
 from tests.fakes.deadline import DEADLINE_SECONDS
-from tests.fakes.faults import Gate, NoLength, Stall
+from tests.fakes.faults import Cut, Gate, HangUp, NoLength, Stall
 from tests.fakes.images import digest_of
 from tests.fakes.ratelimit import RateLimit
 from tests.fakes.registry import FakeRegistry
@@ -233,6 +234,29 @@ async def test_what_broke_off_goes_before_what_is_whole(
         assert not house.staged()
         assert {digest_of(whole), digest_of(more)} <= house.stored_blobs()
         await pull(house, paths[0], broken)
+
+
+async def test_what_nobody_goes_on_with_goes_while_the_mirror_serves(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not only where room is wanted, or at a start."""
+    monkeypatch.setattr(eviction, "WRITE_USES_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(tries, "FIRST_PAUSE_SECONDS", 0.001)
+    path = add_layer(registry, some_bytes(1_000_000))
+    registry.fail(Cut(500_000), kind="blob", times=1)
+    registry.fail(HangUp(), kind="blob")
+
+    async def is_gone() -> bool:
+        return not house.staged()
+
+    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+        assert (await house.get(path)).ended == "short"
+        await until_idle(house)
+        await asyncio.sleep(0.2)
+        assert house.staged(), "somebody may"
+        monkeypatch.setattr(leftovers, "ABANDONED_SECONDS", -1)
+        await eventually(is_gone)
+        assert await house.metric("mirror_cache_bytes", state="staged") == 0
 
 
 async def test_a_cache_that_is_made_smaller_shrinks(registry: FakeRegistry, tmp_path: Path) -> None:

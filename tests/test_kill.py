@@ -181,6 +181,35 @@ async def test_what_had_arrived_before_a_kill_is_not_fetched_again(
     assert registry.body_bytes("blob") - before <= MOST_FETCHED_AGAIN * LARGE_BYTES
 
 
+async def test_what_a_range_had_brought_before_a_kill_is_not_fetched_again(
+    registry: FakeRegistry, mirror: Succession
+) -> None:
+    """Of two clients the first has hung up, and the second was ahead of it."""
+    data = random.Random(SEED).randbytes(8_000_000)
+    path, first, second = add_layer(registry, data), Gate(2_000_000), Gate(500_000)
+    for gate in (first, second):
+        registry.fail(gate, kind="blob", times=1)
+    async with raw_open(mirror.url + path) as leaving:
+        got = 0
+        while got < 1_998_000:
+            got += len(await leaving.read())
+        async with raw_open(mirror.url + path, {"Range": "bytes=6000000-"}) as stream:
+            body = b""
+            while len(body) < 499_000:
+                body += await stream.read()
+            leaving.hang_up(reset=True)
+            await mirror.end(SIGKILL)
+            while piece := await stream.read():
+                body += piece
+    assert (stream.status, stream.ended) == (206, "short")
+    await mirror.start()
+    start = 6_000_000 + len(body)
+    rest = await raw_get(mirror.url + path, {"Range": f"bytes={start}-"})
+    assert body + rest.body == data[6_000_000:]
+    assert (await mirror.get(path)).body == data
+    assert registry.body_bytes("blob") < len(data) + 100_000
+
+
 async def test_what_was_whole_but_not_committed_is_not_fetched_again(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:

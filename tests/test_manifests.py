@@ -275,10 +275,15 @@ async def test_a_cold_digest_costs_one_get_by_whatever_name_it_is_asked_for(
         assert manifests_asked(registry) == (2, 1)
 
 
-async def test_a_manifest_known_by_its_tag_only(registry: FakeRegistry, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asks_head_first", [False, True])
+async def test_a_manifest_known_by_its_tag_only(
+    registry: FakeRegistry, tmp_path: Path, asks_head_first: bool
+) -> None:
     image = registry.add_image(APP)
     registry.fail(Status(404), kind="manifest", reference=image.digest)
     async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        if asks_head_first:
+            assert (await mirror.head(LATEST)).status == 200
         assert (await mirror.get(LATEST)).body == image.manifest
 
 

@@ -93,14 +93,15 @@ async def test_what_is_wanted_comes_before_what_is_due(room: Room) -> None:
     assert room.counted("mirror_scrubbed_bytes_total") == len(THREE)
 
 
+@pytest.mark.parametrize("fronts", [0, 2])
 async def test_a_blob_that_a_client_pulls_again_is_checked_out_of_turn(
-    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fronts: int
 ) -> None:
     """Same size, other bytes: whoever pulls it notices, and pulls it again."""
     monkeypatch.setattr("mirror.app.Pace", partial(Pace, first_after_seconds=0.0))
     data = some_bytes(300_000)
     path = add_layer(registry, data)
-    async with mirroring(tmp_path, {UPSTREAM: registry}) as house:
+    async with mirroring(tmp_path, {UPSTREAM: registry}, fronts=fronts) as house:
         assert (await house.get(path)).body == data
         await until_idle(house)
         (file,) = (house.storage / "blobs").glob("*/*/*")

@@ -14,7 +14,7 @@ from mirror.store import database
 from tests.fakes.images import Image
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
-from tests.support.layers import UPSTREAM, add_layer, some_bytes, until_idle
+from tests.support.layers import UPSTREAM, add_layer, eventually, some_bytes, until_idle
 from tests.support.replies import error_of, json_of, manifests_asked
 
 APP = "library/app"
@@ -96,6 +96,46 @@ async def test_what_the_disk_refused_is_stored_when_it_comes_again(
     async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
         assert (await mirror.get(LATEST)).body == image.manifest
         assert mirror.stored_blobs() == {image.digest}
+
+
+@pytest.mark.parametrize("ends_at_once", [False, True])
+async def test_what_the_disk_refused_is_written_with_what_is_stored_next_or_at_the_end(
+    registry: FakeRegistry, tmp_path: Path, image: Image, ends_at_once: bool
+) -> None:
+    """It is served from memory, and so never comes again; the next outage may come first."""
+    moved = registry.add_image(APP, "moved", [b"moved"])
+    other = registry.add_image(APP, "other", [b"other"])
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        staging = mirror.storage / "staging"
+        await asyncio.to_thread(shutil.rmtree, staging)
+        for tag in ("latest", "moved"):
+            assert (await mirror.get(f"/v2/app/manifests/{tag}")).status == 200
+        await asyncio.to_thread(staging.mkdir)
+        if not ends_at_once:
+            assert (await mirror.get("/v2/app/manifests/other")).body == other.manifest
+
+            async def all_are_stored() -> bool:
+                return await mirror.metric("mirror_cache_blobs") == 3
+
+            await eventually(all_are_stored)
+            assert {image.digest, moved.digest, other.digest} == mirror.stored_blobs()
+    await registry.stop()
+    async with mirroring(tmp_path, {"docker.io": due(registry)}) as mirror:
+        assert (await mirror.get(LATEST)).body == image.manifest
+        assert (await mirror.get("/v2/app/manifests/moved")).body == moved.manifest
+
+
+async def test_a_disk_that_takes_nothing_at_the_end_either_is_asked_once(
+    registry: FakeRegistry, tmp_path: Path, image: Image
+) -> None:
+    async with mirroring(tmp_path, {"docker.io": registry}) as mirror:
+        await asyncio.to_thread(shutil.rmtree, mirror.storage / "staging")
+        with structlog.testing.capture_logs() as logs:
+            for path in (LATEST, LATEST):
+                assert (await mirror.get(path)).body == image.manifest
+    refused = [line for line in logs if line.get("what") == "a manifest"]
+    assert len(refused) == 1, "not with each answer from memory"
+    assert mirror.stored_blobs() == set()
 
 
 def tables_of(mirror: House) -> sqlite3.Connection:

@@ -352,6 +352,28 @@ async def test_orphans_are_shown_and_then_removed(registry: FakeRegistry, tmp_pa
         assert await house.metric("mirror_cache_bytes", state="damaged") == 0
 
 
+async def test_what_was_only_ever_pulled_by_digest_is_no_orphan(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """As Kubernetes pulls; nor what only an index names."""
+    one = registry.add_image("library/app", None, [BASE, ONE])
+    arm = registry.add_image("org/multi", None, [b"arm"], platform="linux/arm64")
+    index = registry.add_index("org/multi", None, {"linux/arm64": arm})
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        await pull(house, one)
+        assert (await house.get(f"/v2/org/multi/manifests/{index.digest}")).status == 200
+        await pull(house, arm, "org/multi")
+    with closing(sqlite3.connect(tmp_path / "data" / "index.db")) as database:
+        database.execute("DELETE FROM links WHERE digest NOT IN (?, ?)", (one.digest, index.digest))
+        database.commit()
+    async with mirroring(tmp_path, {HUB: registry}) as house:
+        before = house.stored_blobs()
+        assert before == stored_by(one) | stored_by(arm) | {index.digest}
+        removed = await told(house.storage, "gc", older_than_seconds=-1.0, removes=True)
+        assert removed.items == []
+        assert house.stored_blobs() == before
+
+
 async def test_much_that_goes_ends_with_its_asker_between_two_steps(
     registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import mirror.web.registry
+from mirror.workers import relay
 from tests.fakes.auth import BearerAuth
 from tests.fakes.deadline import SOON_SECONDS
 from tests.fakes.faults import Delay, Gate, Stall, Status, Trickle
@@ -102,6 +103,11 @@ async def test_the_time_for_an_answer_is_one_however_many_waits_it_takes(
         assert "so try again" in message_of(answer)
         assert (await house.get_until(TAG, lambda answer: answer.status == 200)).body
         assert registry.count("HEAD", "manifest", status=200) <= 1, "the question had gone on"
+
+
+def test_it_is_less_than_containerd_waits() -> None:
+    """Whose 30 seconds for an answer's headers cannot be configured; fronts wait for the owner."""
+    assert mirror.web.registry.ANSWER_SECONDS < relay.ANSWER_SECONDS < 30
 
 
 async def test_an_answer_that_has_begun_takes_as_long_as_it_takes(

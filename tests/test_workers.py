@@ -188,6 +188,40 @@ async def test_a_killed_owner_costs_no_client_its_pull(
     assert int((ranges[1] or "bytes=0-")[6:].split("-")[0]) > 3_000_000
 
 
+@pytest.mark.parametrize(
+    ("wanted", "right"),
+    [
+        ("bytes=6000000-6999999", DATA[6_000_000:7_000_000]),
+        ("bytes=6000000-", DATA[6_000_000:]),
+        ("bytes=-2000000", DATA[-2_000_000:]),
+    ],
+)
+async def test_a_killed_owner_costs_no_range_though_the_first_client_has_gone(
+    mirror: Mirror, registry: FakeRegistry, wanted: str, right: bytes
+) -> None:
+    first, second = Gate(2_000_000), Gate(500_000)
+    for gate in (first, second):
+        registry.fail(gate, kind="blob", times=1)
+    path = add_layer(registry, DATA)
+    url = mirror.process.url + path
+    async with raw_open(url) as leaving:
+        got = 0
+        while got < 1_998_000:
+            got += len(await leaving.read())
+        async with raw_open(url, {"Range": wanted}) as stream:
+            body = b""
+            while len(body) < 499_000:
+                body += await stream.read()
+            leaving.hang_up(reset=True)
+            await eventually(lambda: _equals(mirror, "mirror_download_followers", 1))
+            os.kill(mirror.owner_pid, signal.SIGKILL)
+            while piece := await stream.read():
+                body += piece
+    assert (stream.status, stream.ended, body == right) == (206, "complete", True)
+    assert (await mirror.get(path)).body == DATA
+    assert registry.body_bytes("blob") < len(DATA) + 100_000
+
+
 async def test_what_was_answered_is_answered_while_the_owner_is_away(
     mirror: Mirror, registry: FakeRegistry
 ) -> None:

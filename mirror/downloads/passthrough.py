@@ -5,8 +5,8 @@ blob holds all the same.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 from mirror.downloads.arrival import HELD_BACK_BYTES
 from mirror.downloads.distrust import Distrust
@@ -25,6 +25,8 @@ class PassThrough:
         self._digest = digest
         self._distrust = distrust
         self._first_attempt = 0
+        # While nothing was promised to the client, a refusal is told, and not asked for again.
+        self._is_promised = True
         self.size_bytes: int | None = None
 
     async def open(self) -> None:
@@ -35,10 +37,22 @@ class PassThrough:
         """What the client was promised: nothing else is the blob."""
         self.size_bytes = size_bytes
 
+    @asynccontextmanager
+    async def begun(
+        self, start: int, end: int | None, *, completes: bool
+    ) -> AsyncIterator[AsyncGenerator[bytes | memoryview, None]]:
+        """`chunks`, once the upstream has answered. Raises UpstreamError."""
+        self._is_promised = False
+        async with aclosing(self.chunks(start, end, completes=completes)) as chunks:
+            await anext(chunks, None)  # the empty one
+            self._is_promised = True
+            yield chunks
+
     async def chunks(
         self, start: int, end: int | None, *, completes: bool
     ) -> AsyncGenerator[bytes | memoryview, None]:
-        """[start, end), or to the blob's end. Each chunk is good until the next is asked for.
+        """[start, end), or to the blob's end. Each chunk is good until the next is asked for; an
+        empty one comes first.
 
         `completes`: the blob is fetched and hashed from its start, and its end waits for that.
         Raises UpstreamError. After WrongBytes, the next client's begin with another endpoint.
@@ -106,7 +120,7 @@ class PassThrough:
             except WrongBytes:
                 raise
             except UpstreamFailing:
-                if not tries.note(progress=position > before):
+                if not self._is_promised or not tries.note(progress=position > before):
                     raise
                 await tries.pause()
 
@@ -124,6 +138,8 @@ class PassThrough:
             is_known = self.size_bytes is not None and answer.size_bytes is not None
             if is_known and answer.size_bytes != self.size_bytes:
                 raise WrongBytes(self._client.name, f"has another size for {self._digest}")
+            self._is_promised = True
+            yield b""
             position = answer.start
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:

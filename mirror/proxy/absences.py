@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from cachetools import TLRUCache
+from cachetools import LRUCache, TLRUCache
 
 from mirror.errors import UpstreamNotFound
 from mirror.names import Reference, Repository
@@ -22,6 +22,8 @@ class Absences:
         self._absences: TLRUCache[tuple[str, Repository, Reference], str] = TLRUCache(
             MAX_ABSENCES, self._ends_at, time.monotonic
         )
+        # When, however long ago.
+        self._noted_at: LRUCache[tuple[str, Repository, Reference], float] = LRUCache(MAX_ABSENCES)
 
     def check(self, kind: str, repository: Repository, reference: Reference) -> None:
         """`kind` is `manifest` or `blob`. Raises RememberedAbsence."""
@@ -29,7 +31,14 @@ class Absences:
         if message is not None:
             raise RememberedAbsence(repository.upstream, message)
 
+    def was_noted_since(
+        self, kind: str, repository: Repository, reference: Reference, since: float
+    ) -> bool:
+        """`since` is a time of the monotonic clock."""
+        return self._noted_at.get((kind, repository, reference), since) > since
+
     def note(self, kind: str, repository: Repository, reference: Reference) -> None:
+        self._noted_at[kind, repository, reference] = time.monotonic()
         self._absences[kind, repository, reference] = (
             f"{repository.name} has no {kind} {reference}, it said a moment ago"
         )

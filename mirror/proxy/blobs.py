@@ -6,7 +6,7 @@ from mirror.downloads.arrival import Arrival
 from mirror.downloads.downloads import Downloads
 from mirror.downloads.passthrough import PassThrough
 from mirror.downloads.reader import ArrivalReader, BlobReader, StoredReader
-from mirror.errors import StorageFailed, UpstreamFailing, UpstreamNotFound
+from mirror.errors import StorageFailed, UpstreamFailing, UpstreamNotFound, UpstreamRateLimited
 from mirror.metrics import Cache, Metrics
 from mirror.names import Digest, Repository
 from mirror.proxy.absences import Absences
@@ -90,6 +90,8 @@ class Blobs:
         except StorageFailed as failed:
             try:
                 await direct.open()
+            except UpstreamRateLimited:
+                raise  # it says when to come again
             except UpstreamFailing:
                 raise failed from None
             return BlobReply(direct, Cache.UNSTORED, direct)

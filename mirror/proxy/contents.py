@@ -5,11 +5,12 @@ import errno
 import os
 import time
 from collections import deque
+from contextlib import suppress
 
 import structlog
 from cachetools import LRUCache
 
-from mirror.errors import StorageFailed
+from mirror.errors import StorageFailed, TooBusy
 from mirror.manifest import MANIFEST_LIMIT_BYTES, Descriptor, Manifest
 from mirror.names import Digest
 from mirror.proxy.spared import if_told, spared
@@ -26,6 +27,8 @@ from mirror.store.usage import Usage
 OVERHEAD_BYTES = 512
 # What is stored while the index takes nothing; what comes on top of that `mirror verify` finds.
 MAX_MISSED = 100_000
+# Manifests that the disk did not take; what comes on top of that is fetched again after a restart.
+MAX_UNWRITTEN = 1_000
 # A larger blob goes out by sendfile, where memory would gain nothing.
 HOT_BLOB_BYTES = 64 * 1024
 # What a disk says of one file; anything else (too many open files, say) is no fault of the blob's.
@@ -55,6 +58,8 @@ class Contents:
         self._hot: LRUCache[Digest, bytes] = LRUCache(hot_bytes, getsizeof=_held_bytes)
         self._writes: Flights[Digest, None] = Flights()
         self._missed: deque[Descriptor] = deque(maxlen=MAX_MISSED)
+        self._unwritten: LRUCache[Digest, Descriptor] = LRUCache(MAX_UNWRITTEN)
+        self._is_closing = False
 
     def hot(self, digest: Digest) -> bytes | None:
         return self._hot.get(digest)
@@ -89,7 +94,8 @@ class Contents:
     async def keep(self, manifest: Manifest) -> None:
         """Stores a manifest whose digest was checked: once, however many repositories bring it.
 
-        Where the disk fails, or is full of what may not go, it is kept in memory only.
+        Where the disk fails, or is full of what may not go, it is kept in memory only, and written
+        once something else was stored, or at the end.
         """
         flight, _ = self._writes.start(manifest.digest, lambda: self._write(manifest))
         await flight.wait()
@@ -97,9 +103,15 @@ class Contents:
     def forget(self, digest: Digest) -> None:
         """It is no longer here."""
         self._hot.pop(digest, None)
+        self._unwritten.pop(digest, None)
 
     async def aclose(self) -> None:
+        self._is_closing = True
         await self._writes.aclose()
+        while (manifest := self._next_unwritten()) is not None:
+            await self._write(manifest)
+            if manifest.digest in self._unwritten:
+                break
         await self._tell_missed()
 
     async def note_stored(self, descriptor: Descriptor) -> None:
@@ -112,6 +124,7 @@ class Contents:
             is_told = True
         if is_told:
             await self._tell_missed()
+            self._go_on_writing()
         else:
             self._missed.append(descriptor)
 
@@ -196,10 +209,33 @@ class Contents:
         self._keep_hot(manifest.digest, manifest.body)
         with spared("a manifest", digest=manifest.digest):
             if not await self._store.has(manifest.digest):
-                async with self._eviction.place_for(len(manifest.body)):
-                    await self._store.write(manifest.digest, manifest.body)
+                await self._put(manifest)
             # Also of one that is here: the index may have failed when it came.
             await self.note_stored(manifest.descriptor)
+
+    async def _put(self, manifest: Manifest) -> None:
+        """On the disk; what that does not take is tried again. Raises StorageFailed."""
+        try:
+            async with self._eviction.place_for(len(manifest.body)):
+                await self._store.write(manifest.digest, manifest.body)
+        except StorageFailed:
+            self._unwritten[manifest.digest] = manifest.descriptor
+            raise
+
+    def _next_unwritten(self) -> Manifest | None:
+        """One that is in memory still."""
+        while self._unwritten:
+            digest, descriptor = self._unwritten.popitem()
+            if (body := self._hot.get(digest)) is not None:
+                return Manifest(digest, descriptor.media_type, body)
+        return None
+
+    def _go_on_writing(self) -> None:
+        """One after another: each that is stored leads to the next, and one that is not ends it."""
+        if self._is_closing or (manifest := self._next_unwritten()) is None:
+            return
+        with suppress(TooBusy):
+            self._writes.start(manifest.digest, lambda: self._write(manifest))
 
     def _keep_hot(self, digest: Digest, body: bytes) -> None:
         if _held_bytes(body) <= self._hot.maxsize:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from mirror.errors import ManifestUnknown
+from mirror.errors import ManifestUnknown, UpstreamNotFound
 from mirror.manifest import (
     INDEXES,
     Descriptor,
@@ -96,8 +96,7 @@ class Manifests:
                 is_pulled=cache is Cache.MISS,
                 fresh_until=_for_ever(cache),
             )
-        resolved = await self._tags.resolve(repository, reference)
-        manifest, cache = await self._source.by_digest(repository, resolved.digest, reference)
+        resolved, manifest, cache = await self._resolved(repository, reference)
         is_pulled = resolved.is_pulled or cache is Cache.MISS
         if not is_accepted(manifest.media_type, accept):
             manifest, cache = await self._acceptable(repository, manifest, accept)
@@ -110,6 +109,18 @@ class Manifests:
             is_pulled,
             resolved.fresh_until if cache is Cache.HIT else None,
         )
+
+    async def _resolved(self, repository: Repository, tag: Tag) -> tuple[Resolved, Manifest, Cache]:
+        """What the tag is, and that manifest. Where a fresh one is neither here nor there any more,
+        the tag has moved, or is gone, before its time: the upstream is asked what it is now.
+        """
+        resolved = await self._tags.resolve(repository, tag)
+        if resolved.fresh_until is not None:
+            try:
+                return resolved, *await self._source.by_digest(repository, resolved.digest)
+            except UpstreamNotFound:
+                resolved = await self._tags.resolve(repository, tag)
+        return resolved, *await self._source.by_digest(repository, resolved.digest, tag)
 
     async def _get_in_background(
         self, repository: Repository, reference: Reference, accept: Sequence[str]

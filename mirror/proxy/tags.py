@@ -134,10 +134,14 @@ class Tags:
         return known
 
     def _is_fresh(self, repository: Repository, known: _Known) -> bool:
-        """For `tag_ttl`, and longer while few pulls are left."""
+        """For `tag_ttl`, and longer while few pulls are left; not where the upstream has said since
+        that it does not have what the tag was.
+        """
         client = self._clients[repository.upstream]
         ttl_seconds, age_seconds = client.upstream.tag_ttl_seconds, known.age_seconds
-        if not known.is_dated:
+        if not known.is_dated or self._absences.was_noted_since(
+            "manifest", repository, known.digest, known.checked_at
+        ):
             return False
         return age_seconds < ttl_seconds or age_seconds < ttl_seconds * client.ratelimits.ttl_factor
 

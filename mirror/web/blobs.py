@@ -5,8 +5,8 @@ that may still be growing.
 import asyncio
 import errno
 import secrets
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from aiohttp import HttpVersion11, web
 
@@ -109,6 +109,7 @@ class _Sender:
         self._request = request
         self._content = content
         self._direct = direct
+        self._begun: AsyncGenerator[bytes | memoryview, None] | None = None
         self._counts = counts
         self._facts = request[FACTS]
 
@@ -139,10 +140,11 @@ class _Sender:
             await self._content.readable(start, None, completes=True)
         if isinstance(self._content, StoredReader) and end is not None:
             self._facts.file = FilePart(digest, start, end - start, is_whole=part is None)
-        await self._prepare(response)
-        async with _cut_short_on_error(self):
-            completes = part is None or _completes(part)
-            await self._send(response, start, end, completes=completes)
+        completes = part is None or _completes(part)
+        async with self._begin(start, end, completes=completes):
+            await self._prepare(response)
+            async with _cut_short_on_error(self):
+                await self._send(response, start, end, completes=completes)
         return response
 
     async def send_parts(
@@ -157,17 +159,18 @@ class _Sender:
         response.content_length = (
             sum(map(len, heads)) + sum(part.length for part in parts) + len(tail)
         )
-        await self._prepare(response)
-        async with _cut_short_on_error(self):
-            is_whole = sum(part.length for part in parts) == size_bytes
-            for head, part in zip(heads, parts, strict=True):
-                await self._write(response, head)
-                if isinstance(self._content, bytes):
-                    await self._write(response, self._content[part.start : part.end])
-                else:
-                    completes = is_whole or _completes(part)
-                    await self._send(response, part.start, part.end, completes=completes)
-            await self._write(response, tail)
+        is_whole = sum(part.length for part in parts) == size_bytes
+        first, completes = parts[0], [is_whole or _completes(part) for part in parts]
+        async with self._begin(first.start, first.end, completes=completes[0]):
+            await self._prepare(response)
+            async with _cut_short_on_error(self):
+                for head, part, does_complete in zip(heads, parts, completes, strict=True):
+                    await self._write(response, head)
+                    if isinstance(self._content, bytes):
+                        await self._write(response, self._content[part.start : part.end])
+                    else:
+                        await self._send(response, part.start, part.end, completes=does_complete)
+                await self._write(response, tail)
         return response
 
     def cut_short(self, error: BaseException) -> None:
@@ -187,6 +190,15 @@ class _Sender:
         transport = self._request.transport
         has_hung_up = transport is None or transport.is_closing()
         return "the client has hung up" if has_hung_up else "this mirror is shutting down"
+
+    @asynccontextmanager
+    async def _begin(self, start: int, end: int | None, *, completes: bool) -> AsyncIterator[None]:
+        """Past the disk, nothing is promised before the upstream answers. Raises UpstreamError."""
+        if not isinstance(self._content, PassThrough):
+            yield
+            return
+        async with self._content.begun(start, end, completes=completes) as self._begun:
+            yield
 
     async def _prepare(self, response: web.StreamResponse) -> None:
         self._facts.answers()
@@ -219,7 +231,9 @@ class _Sender:
                 if error.errno == errno.EIO:  # nobody tells how much of the slice went out
                     self._content.doubt()
                 raise
-        async with aclosing(self._direct.chunks(start, end, completes=completes)) as chunks:
+        begun, self._begun = self._begun, None
+        coming = begun or self._direct.chunks(start, end, completes=completes)
+        async with aclosing(coming) as chunks:
             async for chunk in chunks:
                 if chunk:  # a copy, since a slow client's transport keeps what it was given
                     await self._write(response, bytes(chunk))
