@@ -6,6 +6,9 @@ endpoint itself lies (see addresses.py).
 """
 
 import asyncio
+import errno
+import os
+import ssl
 import time
 from collections.abc import Mapping
 from enum import Enum
@@ -279,7 +282,7 @@ def _failure_of(error: UpstreamError, *, is_redirected: bool) -> Failure:
 def _reason(error: Exception) -> str:
     """Short, and without URLs, which aiohttp puts into some of its messages."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or type(error.os_error).__name__
+        return _unconnected(error.os_error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ServerDisconnectedError):
@@ -287,3 +290,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return type(error).__name__
+
+
+def _unconnected(error: OSError) -> str:
+    """In the system's words: the library's are of calls and tuples."""
+    has_own_words = isinstance(error, ForbiddenAddress | ssl.SSLError)
+    if not has_own_words and error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    return error.strerror or type(error).__name__
