@@ -184,6 +184,15 @@ def a_file_in_the_way(folder: Path, _address: str) -> Iterator[str]:
     yield f"{folder}/blobs: Not a directory; the mirror must be able to write to storage.path"
 
 
+def test_an_address_is_told_as_it_is_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = f"[2001:db8::1]:{free_port()}"  # of nobody: for examples
+    result = mirror("serve", MIRROR_LISTEN=address, MIRROR_STORAGE__PATH=str(tmp_path / "data"))
+    assert result.exit_code == 1
+    assert f"cannot listen on {address}: " in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "obstacle", [a_used_port, a_folder_in_use, a_newer_index, a_file_in_the_way]
 )
