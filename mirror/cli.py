@@ -17,12 +17,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # no boxes: a mistake is one line, in a log too
 )
 
 
 @app.command()
 def serve(config: ConfigFile = None) -> None:
-    """Serve on the configured address until SIGTERM or Ctrl-C; then let transfers finish."""
+    """Serve on the configured address. SIGTERM or Ctrl-C lets transfers finish, then ends it."""
     settings = read_settings(config)
     from mirror.commands.serving import serve_until_stopped  # takes a second to load
 
@@ -32,7 +33,7 @@ def serve(config: ConfigFile = None) -> None:
 
 @app.command()
 def check_config(config: ConfigFile = None) -> None:
-    """Check the configuration as `serve` would read it, and report every mistake in it."""
+    """Report all mistakes in the configuration. It is read as `serve` reads it."""
     settings = read_settings(config)
     typer.echo(f"The configuration is valid; upstreams: {', '.join(sorted(settings.upstreams))}")
 

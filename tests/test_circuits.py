@@ -239,7 +239,7 @@ async def test_where_nobody_can_be_connected_to_a_request_fails_at_once_and_says
             assert error_of(await house.get(TAG)) == (504, "UNAVAILABLE")
         answer = await house.get(TAG)
         assert await failed_requests(house) == 1
-        assert "cannot be reached" in message_of(answer)
+        assert "cannot be reached: Connection refused." in message_of(answer)
         assert "the next try is in" in message_of(answer)
 
 

@@ -1,8 +1,11 @@
 """The commands: what they print, where, and with which exit code."""
 
 import asyncio
+import os
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ from mirror import __version__
 from mirror.cli import app
 from mirror.store.blobs import BlobStore
 from mirror.store.schema import VERSION
+from tests.real.mirror import IMPORTABLE
 from tests.real.programs import free_port
 
 # Makes serving from the folder on the address impossible; the value is what is then said.
@@ -55,6 +59,38 @@ def test_without_a_file_the_defaults_are_checked() -> None:
     result = mirror("check-config")
     assert result.exit_code == 0
     assert "docker.io" in result.stdout
+
+
+@pytest.mark.parametrize("command", [["ls"], ["gc"], ["verify"], []])
+def test_help_is_plain_and_whole(command: list[str]) -> None:
+    """A switch takes no value, and no sentence is cut; nor is it drawn in boxes."""
+    told = mirror(*command, "--help").stdout
+    assert "<bool>" not in told
+    assert "..." not in told.replace("[ARGS]...", "")
+    assert told.isascii() or not command
+
+
+def test_wrong_usage_is_one_line_that_can_be_searched_for() -> None:
+    result = mirror("gc", "--remove", "true")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: Got unexpected extra argument(s) (true)" in result.stderr.splitlines()
+
+
+def test_output_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """As on a full disk, which is when an operator looks."""
+    file = config(tmp_path, "upstreams: {quay.io: }")
+    arguments = [sys.executable, "-m", "mirror", "check-config", "--config", file]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            arguments,
+            env={**os.environ, **IMPORTABLE},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.stderr == "the output cannot be written: No space left on device\n"
+    assert ran.returncode == 1
 
 
 @pytest.mark.parametrize("argument", ["--version", "version"])
@@ -146,6 +182,15 @@ def a_newer_index(folder: Path, _address: str) -> Iterator[str]:
 def a_file_in_the_way(folder: Path, _address: str) -> Iterator[str]:
     folder.write_text("no folder")
     yield f"{folder}/blobs: Not a directory; the mirror must be able to write to storage.path"
+
+
+def test_an_address_is_told_as_it_is_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = f"[2001:db8::1]:{free_port()}"  # of nobody: for examples
+    result = mirror("serve", MIRROR_LISTEN=address, MIRROR_STORAGE__PATH=str(tmp_path / "data"))
+    assert result.exit_code == 1
+    assert f"cannot listen on {address}: " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ A_SIZE = "a size is a number with a unit, like 512KiB, 20MiB or 1.5GiB, or 0"
 A_NUMBER = "this must be a whole number"
 AN_ADDRESS = "an address to listen on is host:port, like 127.0.0.1:5000 or [::]:5000"
 AN_ENDPOINT = "an endpoint is http://host[:port][/path], or the same with https://"
+NO_V2 = "an endpoint stands before /v2/, which is put behind it for each request: leave it out"
 A_HOST = (
     "this must be a registry's host as in image names, like quay.io or registry.corp:5000; "
     "put a short name under `alias`"
@@ -114,7 +115,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file_then_of_the_envi
         "mirror.yaml:9: offline: the environment variable UNSET is not set; "
         "${UNSET:-…} gives a default",
         "mirror.yaml:9: offline: this key appears twice",
-        "MIRROR_LOG__LEVEL: log.level: input should be 'debug', 'info', 'warning' or 'error'",
+        "MIRROR_LOG__LEVEL: log.level: this must be 'debug', 'info', 'warning' or 'error'",
         "MIRROR_OFLINE: ofline: no setting has this name; did you mean MIRROR_OFFLINE?",
     ]
 
@@ -147,7 +148,10 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file_then_of_the_envi
         ("shutdown_grace: 30 parsecs", "shutdown_grace", A_DURATION),
         ("shutdown_grace: -1s", "shutdown_grace", A_DURATION),
         ("shutdown_grace: ''", "shutdown_grace", A_DURATION),
-        ("log: {format: xml}", "log.format", "input should be 'json' or 'text'"),
+        ("workers: 0", "workers", "this must be a whole number from 1 to 64"),
+        ("workers: 65", "workers", "this must be a whole number from 1 to 64"),
+        ("workers: yes", "workers", A_NUMBER),
+        ("log: {format: xml}", "log.format", "this must be 'json' or 'text'"),
         ("default_upstream: 3", "default_upstream", A_TEXT),
         ("proxies: {https: 3128}", "proxies.https", A_PROXY),
         ("proxies: {https: 'socks5://proxy:1080'}", "proxies.https", A_PROXY),
@@ -177,6 +181,8 @@ def test_wrong_values(tmp_path: Path, text: str, path: str, message: str) -> Non
         ("{endpoints: ['https://a.b:99999']}", "endpoints[0]", AN_ENDPOINT),
         ("{endpoints: ['https://[::1']}", "endpoints[0]", AN_ENDPOINT),
         ("{endpoints: ['https://']}", "endpoints[0]", AN_ENDPOINT),
+        ("{endpoints: ['https://a.b/v2']}", "endpoints[0]", NO_V2),
+        ("{endpoints: ['https://a.b/docker/v2/']}", "endpoints[0]", NO_V2),
         ("{endpoints: [3]}", "endpoints[0]", A_TEXT),
         (
             "{endpoints: ['https://alice:hunter2@a.b']}",
@@ -259,6 +265,8 @@ def test_wrong_values_of_an_upstream(tmp_path: Path, setting: str, path: str, me
             [".username: a user name must not be empty, nor contain a colon"],
         ),
         ("{username: 1234, password: 56}", [f".username: {A_TEXT}", f".password: {A_TEXT}"]),
+        ('{username: a, password: "b\\nc"}', [".password: a password is a single line of text"]),
+        ('{username: a, password: "\\n"}', [".password: a password must not be empty"]),
         ("alice", [f": {A_MAPPING}"]),
     ],
 )
@@ -514,6 +522,11 @@ def test_one_or_two_underscores_lead_one_level_down(variable: str) -> None:
             {"MIRROR_UPSTREAMS": '{"quay.io": {"tag_tl": "5m"}}'},
             'MIRROR_UPSTREAMS: upstreams["quay.io"].tag_tl: unknown key; did you mean tag_ttl?',
         ),
+        (
+            {"MIRROR_UPSTREAMS__QUAY.IO:1__TAG_TTL": "5m"},
+            'MIRROR_UPSTREAMS__QUAY.IO:1__TAG_TTL: upstreams["quay.io:1"].endpoints: '
+            f"{ENDPOINTS_MISSING}",
+        ),
     ],
 )
 def test_mistakes_in_variables_name_the_variable(
@@ -563,6 +576,34 @@ def test_a_password_file_is_read_anew_for_each_login(tmp_path: Path) -> None:
     secret.write_text("\n")
     with pytest.raises(ValueError, match="empty"):
         credential.read_password()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xef\xbb\xbfone", b"\xef\xbb\xbfone\r\n", "ünïcode\n".encode()]
+)
+def test_a_password_file_is_text_as_any_editor_writes_it(tmp_path: Path, content: bytes) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(content)
+    login = f"{{username: a, password_file: {secret}}}"
+    settings = read(tmp_path, f"upstreams: {{quay.io: {{credentials: [{login}]}}}}")
+    password = settings.upstreams["quay.io"].credentials[0].read_password()
+    assert password == content.decode("utf-8-sig").strip()
+
+
+def test_a_password_file_of_several_lines_holds_no_password(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("alice\nhunter2\n")
+    login = f"{{username: a, password_file: {secret}}}"
+    settings = read(tmp_path, f"upstreams: {{quay.io: {{credentials: [{login}]}}}}")
+    with pytest.raises(ValueError, match="single line"):
+        settings.upstreams["quay.io"].credentials[0].read_password()
+
+
+def test_the_newline_behind_a_secret_does_not_belong_to_it(tmp_path: Path) -> None:
+    """As `echo` leaves it in a secret that comes as a variable."""
+    text = "upstreams: {quay.io: {credentials: [{username: a, password: '${SECRET}'}]}}"
+    settings = read(tmp_path, text, {"SECRET": "hunter2\n"})
+    assert settings.upstreams["quay.io"].credentials[0].read_password() == "hunter2"
 
 
 class TestProxies:

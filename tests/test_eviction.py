@@ -173,7 +173,7 @@ async def test_what_a_client_takes_slowly_stays(
                 await asyncio.sleep(1.5 * HANDOVER_SECONDS if fronts else 0)
                 assert await asyncio.to_thread(on_disk_bytes, house.storage) <= 24 * MIB
             assert digest_of(data) in house.stored_blobs()
-            assert await house.metric("mirror_evicted_blobs_total") >= 2
+            assert await house.metric("mirror_evicted_blobs_total") >= 1
             while not joined and (piece := await stream.read()):
                 body += piece
             assert joined or (body, stream.ended) == (data, "complete")

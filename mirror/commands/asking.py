@@ -31,7 +31,7 @@ def carry_out(
     settings: Settings, command: str, show: Callable[[Line], None], **arguments: Any
 ) -> None:
     """Shows each line. Raises typer.Exit, once it was told why it failed."""
-    with logging_to_stderr("text", "error"):
+    with logging_to_stderr("text", "warning"):
         try:
             asyncio.run(_show_all(_lines(settings, command, arguments), show))
         except Refused as refused:

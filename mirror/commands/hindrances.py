@@ -25,8 +25,8 @@ def advice(error: Hindrance, settings: Settings) -> str:
         )
     if isinstance(error, CannotListen):
         host, port = settings.listen
-        where = f"{host or '*'}:{port}"
-        return f"cannot listen on {where}: {error}; set a different address under `listen`"
+        host = f"[{host}]" if ":" in host else host or "*"
+        return f"cannot listen on {host}:{port}: {error}; set a different address under `listen`"
     if isinstance(error, NowhereToMeet):
         return f"the processes cannot meet: {error}; set TMPDIR to a folder that takes a socket"
     if isinstance(error, MirrorError):

@@ -81,7 +81,7 @@ def gc(
     ] = "1d",
     config: ConfigFile = None,
 ) -> None:
-    """Show what lies around and nobody needs: orphaned blobs, begun downloads, damaged files."""
+    """Show what nobody needs. That is: orphaned blobs, begun downloads, damaged files."""
     litter: list[dict[str, Any]] = []
     total: dict[str, Any] = {}
     carry_out(

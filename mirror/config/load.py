@@ -117,7 +117,12 @@ def _message(path: KeyPath, error: ErrorDetails, source: Source) -> str:
         case "missing":
             return "this is required"
         case kind:
-            return _MESSAGES.get(kind) or error["msg"][0].lower() + error["msg"][1:]
+            return _MESSAGES.get(kind) or _in_our_words(error["msg"])
+
+
+def _in_our_words(message: str) -> str:
+    ours = message.replace("Input should", "this must", 1)
+    return ours[0].lower() + ours[1:]
 
 
 def _unknown_key(path: KeyPath) -> str:

@@ -24,12 +24,12 @@ from mirror.config.values import (
     Realm,
     Separated,
     Username,
+    Workers,
     is_host,
     not_empty,
+    one_password,
 )
 from mirror.names import OTHER_NAMES_OF_DOCKER_HUB
-
-MAX_WORKERS = 64
 
 # The registries that a mirror serves without any configuration, and where their API is.
 WELL_KNOWN = {
@@ -55,14 +55,12 @@ class Credential(_Model):
     password_file: ReadableFile | None = None
 
     def read_password(self) -> str:
-        """Raises OSError when the file has gone, ValueError when it is empty or no text: as it is
-        for a moment where a new password is written in place.
+        """Raises OSError when the file has gone, ValueError when it is empty or no line of text: as
+        it is for a moment where a new password is written in place.
         """
         if self.password_file is None:
             return self.password.get_secret_value() if self.password else ""
-        if not (password := self.password_file.read_text().strip("\r\n")):
-            raise ValueError("the password file is empty")
-        return password
+        return one_password(self.password_file.read_text(encoding="utf-8-sig"))
 
 
 class Tls(_Model):
@@ -116,7 +114,7 @@ class Settings(_Model):
     """Right in each value; `contradictions` tells what is wrong between them."""
 
     listen: Listen = ("127.0.0.1", 5000)
-    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
+    workers: Workers = 1
     storage: Storage = Storage()
     cache_memory: Memory = 64 * 1024 * 1024
     default_upstream: str | None = None

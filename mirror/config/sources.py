@@ -83,9 +83,10 @@ class Source:
         self.places[path] = Place(variable)
         self.variables[path] = variable
         values = self.values
-        for step in path[:-1]:
+        for depth, step in enumerate(path[:-1], 1):
             if not isinstance(values.get(step), dict):
                 values[step] = {}
+                self.places[path[:depth]] = Place(variable)
             values = values[step]
         values[path[-1]] = value
 

@@ -19,9 +19,11 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:\d{1,5})?", re.ASCII)
 _ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII)
 _PROXY = re.compile(r"https?://([^\s/?#@]*@)?[^\s/?#@]+/?", re.ASCII)
 _ALIAS = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*", re.ASCII)
+_ONE_LINE = re.compile(r"[^\x00\r\n]+")
 _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
 _ROOT_OF_THE_API = "v2"
 
+MAX_WORKERS = 64
 MIN_CONNECTIONS = 2
 MAX_CONNECTIONS = 10_000
 MIN_RATE_BYTES = 64 * 1024
@@ -71,10 +73,17 @@ def _username(value: str) -> str:
     return value
 
 
-def _password(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value():
+def one_password(text: str) -> str:
+    """Of a file or a variable, where a newline often stands behind it. Raises ValueError."""
+    if not (password := text.strip("\r\n")):
         raise ValueError("a password must not be empty")
-    return value
+    if not _ONE_LINE.fullmatch(password):
+        raise ValueError("a password is a single line of text")
+    return password
+
+
+def _password(value: SecretStr) -> SecretStr:
+    return SecretStr(one_password(value.get_secret_value()))
 
 
 def _endpoint(value: str) -> str:
@@ -86,6 +95,10 @@ def _endpoint(value: str) -> str:
         is_right = False
     if not is_right:
         raise ValueError("an endpoint is http://host[:port][/path], or the same with https://")
+    if value.rstrip("/").endswith(f"/{_ROOT_OF_THE_API}"):
+        raise ValueError(
+            "an endpoint stands before /v2/, which is put behind it for each request: leave it out"
+        )
     return value
 
 
@@ -134,6 +147,18 @@ def _path_prefix(value: str) -> str:
     return value
 
 
+def _workers(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("this must be a whole number")
+    return value
+
+
+def _in_bounds(value: int) -> int:
+    if not 1 <= value <= MAX_WORKERS:
+        raise ValueError(f"this must be a whole number from 1 to {MAX_WORKERS}")
+    return value
+
+
 def _connections(value: int) -> int:
     if not MIN_CONNECTIONS <= value <= MAX_CONNECTIONS:
         raise ValueError(
@@ -175,6 +200,7 @@ Alias = Annotated[str, AfterValidator(_alias)]
 Realm = Annotated[str, AfterValidator(_realm)]
 PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
 Connections = Annotated[int, AfterValidator(_connections)]
+Workers = Annotated[int, BeforeValidator(_workers), AfterValidator(_in_bounds)]
 Rate = Annotated[Bytes, AfterValidator(_rate)]
 MaxSize = Annotated[Bytes, AfterValidator(_max_size)]
 Memory = Annotated[Bytes, AfterValidator(_memory)]

@@ -107,7 +107,8 @@ class Room:
         """What is told where there is too little."""
         coming_bytes += self._writing_bytes
         return StorageFailed(
-            f"this mirror's disk has no room for the {coming_bytes} bytes that are on their way"
+            f"this mirror's cache has no room for the {coming_bytes} bytes that are on their "
+            "way; its operator should look at `max_size` and `min_free` under `storage`"
         )
 
     async def _free_bytes(self) -> int:

@@ -13,6 +13,7 @@ from mirror.upkeep.lines import Refused
 
 DEFAULT_TAG = Tag("latest")
 MAX_NAME_CHARACTERS = 1_000
+AS_LISTED = "`mirror ls` tells what is here, and by which names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ def parse_image(text: str, directory: Directory) -> ImageName:
     """Where there is both a tag and a digest, the digest says which. Raises Refused."""
     if len(text) > MAX_NAME_CHARACTERS:
         raise Refused(f"an image's name has no more than {MAX_NAME_CHARACTERS} characters")
+    if _is_digest(text):
+        raise Refused(f"{text}: a digest does not tell the repository; {AS_LISTED}")
     name, _, digest = text.partition("@")
     before, colon, tag = name.rpartition(":")
     if colon and "/" not in tag:
@@ -40,6 +43,25 @@ def parse_image(text: str, directory: Directory) -> ImageName:
         return ImageName(_repository(name, directory), reference)
     except MirrorError as error:
         raise Refused(f"{printable(text)}: {error.message}") from None
+
+
+def not_here(name: ImageName, directory: Directory, advice: str) -> Refused:
+    """What cannot be here by this name gets another advice: people pull as from a host of ours."""
+    upstream = name.repository.upstream
+    if upstream in directory.hosts:
+        return Refused(f"{name} is not here; {advice}")
+    return Refused(
+        f"{name} is not here, and {upstream} is not an upstream of this mirror; the mirror's own "
+        f"address is left out. {AS_LISTED}"
+    )
+
+
+def _is_digest(text: str) -> bool:
+    try:
+        Digest.parse(text)
+    except MirrorError:
+        return False
+    return True
 
 
 def _repository(name: str, directory: Directory) -> Repository:

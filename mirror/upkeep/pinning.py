@@ -2,7 +2,7 @@
 
 from mirror.upkeep.cache import Cache
 from mirror.upkeep.lines import Lines, Refused, result
-from mirror.upkeep.naming import ImageName
+from mirror.upkeep.naming import ImageName, not_here
 
 
 async def pin_image(cache: Cache, name: ImageName) -> Lines:
@@ -11,7 +11,7 @@ async def pin_image(cache: Cache, name: ImageName) -> Lines:
     async with cache.changing:
         digest = await cache.root_of(name)  # its manifest must be here to tell what it needs
         if digest is None or await cache.index.blob_size(digest) is None:
-            raise Refused(f"{name} is not here; pull it once, then pin it")
+            raise not_here(name, cache.directory, "pull it once, then pin it")
         await cache.pins.pin(name.repository, name.reference, digest)
         needed = await cache.pins.needed_by(name.repository, name.reference)
     here = await cache.inventory.known(needed)

@@ -8,7 +8,7 @@ from mirror.store.removal import remove_blobs
 from mirror.threads import unbroken
 from mirror.upkeep.cache import Cache
 from mirror.upkeep.lines import Lines, Refused, result
-from mirror.upkeep.naming import ImageName
+from mirror.upkeep.naming import ImageName, not_here
 from mirror.upkeep.survey import Image, Survey, survey_to_remove
 
 
@@ -34,7 +34,7 @@ async def remove_image(cache: Cache, name: ImageName) -> Lines:
         await cache.pins.load()
         root = await cache.root_of(name)
         if root is None:
-            raise Refused(f"{name} is not here; `mirror ls` tells what is")
+            raise not_here(name, cache.directory, "`mirror ls` tells what is")
         _check_unpinned(cache, name, root)
         found = await survey_to_remove(cache.store, cache.inventory)
         plan = await asyncio.to_thread(_plan, cache, found, name, root)

@@ -1,5 +1,9 @@
 """What an exchange that failed means: for who asked, and for the endpoint's circuit."""
 
+import errno
+import os
+import ssl
+
 import aiohttp
 from yarl import URL
 
@@ -47,7 +51,7 @@ def failure_of(error: UpstreamError, *, is_redirected: bool) -> Failure:
 def _reason(error: Exception) -> str:
     """Short, and without URLs, which aiohttp puts into some of its messages."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or type(error.os_error).__name__
+        return _unconnected(error.os_error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ServerDisconnectedError):
@@ -55,3 +59,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return type(error).__name__
+
+
+def _unconnected(error: OSError) -> str:
+    """In the system's words: the library's are of calls and tuples."""
+    has_own_words = isinstance(error, ForbiddenAddress | ssl.SSLError)
+    if not has_own_words and error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    return error.strerror or type(error).__name__

@@ -264,7 +264,7 @@ class Logins:
                 raise PasswordUnreadable(
                     self._upstream.name,
                     f"the password file of {name} cannot be read: check that it is there, that it "
-                    "is not empty, and that this mirror may read it",
+                    "holds a single line, and that this mirror may read it",
                 ) from None
         password = self._passwords[name]
         return aiohttp.encode_basic_auth(name, password)
