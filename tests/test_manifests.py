@@ -275,6 +275,18 @@ async def test_a_cold_digest_costs_one_get_by_whatever_name_it_is_asked_for(
         assert manifests_asked(registry) == (2, 1)
 
 
+async def test_an_upstream_that_denies_what_it_has_just_named_is_asked_once_in_a_while(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.add_image(APP)
+    registry.fail(Status(404), kind="manifest", method="GET")
+    upstream = {"endpoints": [registry.url], "not_found_ttl": "1h"}
+    async with mirroring(tmp_path, {"docker.io": upstream}) as mirror:
+        for _ in range(5):
+            assert (await mirror.get(LATEST)).status == 404
+    assert manifests_asked(registry) == (1, 2)
+
+
 @pytest.mark.parametrize("asks_head_first", [False, True])
 async def test_a_manifest_known_by_its_tag_only(
     registry: FakeRegistry, tmp_path: Path, asks_head_first: bool

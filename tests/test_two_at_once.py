@@ -121,7 +121,8 @@ async def test_who_asks_by_digest_learns_that_a_fresh_tag_has_moved(
     registry: FakeRegistry, tmp_path: Path, image: Image, fronts: int
 ) -> None:
     """As containerd does: HEAD by tag, GET by the digest that it tells."""
-    async with mirroring(tmp_path, {"docker.io": registry}, fronts=fronts) as house:
+    upstream = {"endpoints": [registry.url], "not_found_ttl": "0s"}
+    async with mirroring(tmp_path, {"docker.io": upstream}, fronts=fronts) as house:
         assert (await house.head(LATEST)).status == 200
         new = registry.add_image(APP, layers=[b"new"])
         registry.remove_manifest(APP, image.digest)

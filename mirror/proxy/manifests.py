@@ -16,7 +16,7 @@ from mirror.manifest import (
 )
 from mirror.metrics import Cache, Metrics
 from mirror.names import Digest, Reference, Repository, Tag
-from mirror.proxy.absences import Absences
+from mirror.proxy.absences import Absences, RememberedAbsence
 from mirror.proxy.access import Access
 from mirror.proxy.ahead import Ahead
 from mirror.proxy.contents import Contents
@@ -118,7 +118,10 @@ class Manifests:
         if resolved.fresh_until is not None:
             try:
                 return resolved, *await self._source.by_digest(repository, resolved.digest)
+            except RememberedAbsence:
+                raise
             except UpstreamNotFound:
+                self._tags.doubt(repository, tag)
                 resolved = await self._tags.resolve(repository, tag)
         return resolved, *await self._source.by_digest(repository, resolved.digest, tag)
 

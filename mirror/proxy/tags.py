@@ -7,7 +7,7 @@ answers HEAD but refuses the GET must not take away what could still be served.
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
@@ -54,7 +54,7 @@ class _Known:
 
     digest: Digest
     checked_at: float
-    is_dated: bool = True  # False: checked in the future, so nobody knows when
+    is_dated: bool = True  # False: in the future, so that nobody knows when, or in doubt
 
     @property
     def age_seconds(self) -> float:
@@ -110,6 +110,11 @@ class Tags:
             return Resolved(known.digest, Cache.HIT)
         return Resolved(known.digest, Cache.STALE, known.age_seconds)
 
+    def doubt(self, repository: Repository, tag: Tag) -> None:
+        """It is due, however lately the upstream was asked."""
+        if (known := self._hot.get((repository, tag))) is not None:
+            self._hot[repository, tag] = replace(known, is_dated=False)
+
     def forget(self, repository: Repository, tag: Tag) -> None:
         """The index forgot it as well."""
         self._hot.pop((repository, tag), None)
@@ -135,12 +140,14 @@ class Tags:
 
     def _is_fresh(self, repository: Repository, known: _Known) -> bool:
         """For `tag_ttl`, and longer while few pulls are left; not where the upstream has said since
-        that it does not have what the tag was.
+        that it does not have what the tag was. An upstream that says so at once contradicts itself,
+        and is not asked again for each client.
         """
         client = self._clients[repository.upstream]
         ttl_seconds, age_seconds = client.upstream.tag_ttl_seconds, known.age_seconds
+        settled_at = known.checked_at + client.upstream.not_found_ttl_seconds
         if not known.is_dated or self._absences.was_noted_since(
-            "manifest", repository, known.digest, known.checked_at
+            "manifest", repository, known.digest, settled_at
         ):
             return False
         return age_seconds < ttl_seconds or age_seconds < ttl_seconds * client.ratelimits.ttl_factor
