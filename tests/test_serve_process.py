@@ -128,8 +128,7 @@ async def test_a_silent_name_server_does_not_hold_the_end_up(tmp_path: Path) -> 
     upstream = {"endpoints": ["http://registry.test"], "connect_timeout": "200ms"}
     program = [sys.executable, "-c", FORSAKEN, "serve"]
     async with serving(tmp_path, {UPSTREAM: upstream}, program=program) as mirror:
-        answer = await mirror.get(f"/v2/{UPSTREAM}/app/manifests/latest")
-        assert (answer.status, b"no answer from DNS" in answer.body) == (504, True)
+        assert (await mirror.get(f"/v2/{UPSTREAM}/app/manifests/latest")).status == 504
         mirror.send(SIGTERM)
         assert await mirror.exit_code() == 0
 
