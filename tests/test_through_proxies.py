@@ -3,9 +3,10 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from aiohttp import encode_basic_auth
 from structlog.testing import capture_logs
 
 from tests.fakes.auth import BasicAuth
+from tests.fakes.deadline import SOON_SECONDS
 from tests.fakes.proxy import FakeProxy
 from tests.fakes.registry import FakeRegistry
 from tests.support.house import House, mirroring
@@ -47,11 +49,16 @@ def port_of(registry: FakeRegistry) -> int:
 
 @asynccontextmanager
 async def behind(
-    proxy: FakeProxy, folder: Path, endpoint: str, login: str = f"us%20er:{PASSWORD}@", **more: Any
+    proxy: FakeProxy,
+    folder: Path,
+    endpoint: str,
+    login: str = f"us%20er:{PASSWORD}@",
+    of_upstream: Mapping[str, Any] = MappingProxyType({}),
+    **more: Any,
 ) -> AsyncIterator[House]:
     url = f"http://{login}127.0.0.1:{proxy.port}"
     alice = {"username": "alice", "password": "wonderland"}
-    upstream: dict[str, Any] = {"endpoints": [endpoint], "credentials": [alice]}
+    upstream: dict[str, Any] = {"endpoints": [endpoint], "credentials": [alice], **of_upstream}
     ca_file = folder / "ca.pem"
     if ca_file.exists():
         upstream["tls"] = {"ca_file": str(ca_file)}
@@ -144,6 +151,21 @@ async def test_a_proxy_that_does_not_serve_is_told(
     assert told in message_of(answer)
     assert PASSWORD not in f"{answer.body!r} {lines}"
     assert registry.requests == []
+
+
+@pytest.mark.parametrize("registry", ["https", "http"], indirect=True)
+@pytest.mark.parametrize("mumbles", [b"", b"HTTP/1.1 102 Processing\r\n\r\n"])
+async def test_a_proxy_that_never_answers_is_given_up(
+    registry: FakeRegistry, proxy: FakeProxy, tmp_path: Path, mumbles: bytes
+) -> None:
+    proxy.mumbles = mumbles
+    scheme = registry.url.partition(":")[0]
+    hasty = {"connect_timeout": "100ms", "idle_timeout": "200ms"}
+    async with behind(proxy, tmp_path, f"{scheme}://registry.test", of_upstream=hasty) as house:
+        async with asyncio.timeout(SOON_SECONDS):
+            answer = await house.get(f"/v2/{UPSTREAM}/org/app/manifests/latest")
+    assert answer.status == 504
+    assert "no answer in time" in message_of(answer)
 
 
 async def test_redirects_go_through_it_too(

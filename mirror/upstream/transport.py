@@ -31,6 +31,7 @@ from mirror.upstream.circuits import Trial
 from mirror.upstream.definition import Upstream
 from mirror.upstream.endings import answer_within
 from mirror.upstream.failures import error_of_exchange, failure_of
+from mirror.upstream.tunnels import Connector
 from mirror.weburls import parse_url
 
 MAX_REDIRECTS = 5
@@ -240,7 +241,7 @@ class Transport:
             is_large = pool is Pool.BLOBS and not is_paced  # what lies there has come too soon
             buffer_bytes = _BLOB_BUFFER_BYTES if is_large else _CONTROL_BUFFER_BYTES
             self._sessions[key] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
+                connector=Connector(
                     limit=0,
                     limit_per_host=connections_of(self._upstream, pool),
                     resolver=BoundedResolver(self._names, limit),

@@ -9,6 +9,7 @@ from typing import Any, Self
 from yarl import URL
 
 PIECE_BYTES = 64 * 1024
+MUMBLE_SECONDS = 0.05
 
 
 class FakeProxy:
@@ -16,12 +17,14 @@ class FakeProxy:
 
     It alone knows the names it is given, with their ports, as a site's proxy alone knows those of
     the internet; they stand for ports of 127.0.0.1. `login` is the Proxy-Authorization it wants;
-    `refuses_with` a status for every request. `asked` are first lines.
+    `refuses_with` a status for every request; `mumbles` is repeated in place of an answer. `asked`
+    are first lines.
     """
 
     def __init__(self, names: Mapping[str, int], login: str | None = None) -> None:
         self.asked: list[str] = []
         self.refuses_with: int | None = None
+        self.mumbles: bytes | None = None
         self.names = dict(names)
         self._login = login
         self._server: asyncio.Server | None = None
@@ -68,6 +71,10 @@ class FakeProxy:
         first, *lines = head.decode().rstrip().split("\r\n")
         self.asked.append(first)
         method, target, _ = first.split(" ")
+        while self.mumbles is not None:
+            writer.write(self.mumbles)
+            await writer.drain()
+            await asyncio.sleep(MUMBLE_SECONDS)
         if status := self._refusal(lines):
             writer.write(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
             return
