@@ -3,6 +3,7 @@ open.
 """
 
 import asyncio
+import errno
 import os
 import sys
 import threading
@@ -71,7 +72,8 @@ async def while_wanted(
 
 async def in_daemon(room: asyncio.Semaphore, work: Callable[[], T]) -> T:
     """In a thread of its own, which takes up room until it ends, whoever has gone away by then. The
-    end of the program does not wait for it: what it asks may never answer.
+    end of the program does not wait for it: what it asks may never answer. Raises OSError where the
+    system has no thread left.
     """
     await room.acquire()
     loop = asyncio.get_running_loop()
@@ -86,7 +88,11 @@ async def in_daemon(room: asyncio.Semaphore, work: Callable[[], T]) -> T:
         with suppress(RuntimeError):  # the loop may be closed
             loop.call_soon_threadsafe(room.release)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:
+        room.release()
+        raise OSError(errno.EAGAIN, "no thread is left") from error
     return await asyncio.wrap_future(answer)
 
 

@@ -35,3 +35,16 @@ async def test_who_goes_away_leaves_the_thread_its_room() -> None:
         assert await in_daemon(room, lambda: "read") == "read"
         with pytest.raises(ValueError, match="invalid literal"):
             await in_daemon(room, lambda: int("x"))
+
+
+async def test_a_thread_that_cannot_begin_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    room = asyncio.Semaphore(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(OSError, match="no thread is left"):
+            await in_daemon(room, lambda: "never")
+    assert not room.locked()
+    assert await in_daemon(room, lambda: "read") == "read"
