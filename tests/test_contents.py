@@ -1,11 +1,13 @@
 """Contents: what the store and the index make of one another."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from mirror.errors import StorageFailed
 from mirror.manifest import OCI_INDEX, Manifest
 from mirror.metrics import Metrics
 from mirror.names import Digest
@@ -111,3 +113,29 @@ async def test_what_is_larger_than_the_memory_is_read_each_time(room: Room) -> N
     for _ in range(2):
         assert await room.contents.find(Digest.of(data)) == data
         assert room.contents.hot(Digest.of(data)) is None
+
+
+async def test_a_manifest_that_is_about_to_be_written_as_the_end_comes_is_written(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk refused it once, and takes all again."""
+    refused, stored = (Manifest(Digest.of(each), OCI_INDEX, each) for each in (b"{}", b"[]"))
+    write, begun = room.store.write, asyncio.Event()
+
+    async def refuse(_digest: Digest, _content: bytes) -> None:
+        raise StorageFailed("the disk is full")
+
+    async def never_end(digest: Digest, content: bytes) -> None:
+        if digest == refused.digest:
+            begun.set()
+            await asyncio.Event().wait()
+        await write(digest, content)
+
+    monkeypatch.setattr(room.store, "write", refuse)
+    await room.contents.keep(refused)
+    monkeypatch.setattr(room.store, "write", never_end)
+    await room.contents.keep(stored)
+    await begun.wait()
+    monkeypatch.setattr(room.store, "write", write)
+    await room.contents.aclose()
+    assert await room.store.has(refused.digest)

@@ -210,17 +210,17 @@ class Contents:
         with spared("a manifest", digest=manifest.digest):
             if not await self._store.has(manifest.digest):
                 await self._put(manifest)
+            self._unwritten.pop(manifest.digest, None)
             # Also of one that is here: the index may have failed when it came.
             await self.note_stored(manifest.descriptor)
 
     async def _put(self, manifest: Manifest) -> None:
-        """On the disk; what that does not take is tried again. Raises StorageFailed."""
-        try:
-            async with self._eviction.place_for(len(manifest.body)):
-                await self._store.write(manifest.digest, manifest.body)
-        except StorageFailed:
-            self._unwritten[manifest.digest] = manifest.descriptor
-            raise
+        """On the disk; what that does not take, or the end cuts off, is tried again. Raises
+        StorageFailed.
+        """
+        self._unwritten[manifest.digest] = manifest.descriptor
+        async with self._eviction.place_for(len(manifest.body)):
+            await self._store.write(manifest.digest, manifest.body)
 
     def _next_unwritten(self) -> Manifest | None:
         """One that is in memory still."""
@@ -234,6 +234,7 @@ class Contents:
         """One after another: each that is stored leads to the next, and one that is not ends it."""
         if self._is_closing or (manifest := self._next_unwritten()) is None:
             return
+        self._unwritten[manifest.digest] = manifest.descriptor  # the flight may not even begin
         with suppress(TooBusy):
             self._writes.start(manifest.digest, lambda: self._write(manifest))
 
