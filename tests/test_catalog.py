@@ -45,3 +45,21 @@ def test_a_page(
             == [each for each in known if each.upstream == upstream and each.name > after][:limit]
         )
     engine.dispose()
+
+
+def test_a_repository_with_many_contents_costs_a_page_no_more() -> None:
+    many, few = Repository("docker.io", "many"), Repository("docker.io", "more/few")
+    engine, hundreds_of_steps = create_engine("sqlite://"), []
+    with engine.begin() as connection:
+        tables.create_all(connection)
+        held = [Descriptor(Digest.of(str(number).encode()), "", 1) for number in range(2_000)]
+        rows = [links.row_of(many, links.Link(each, proven=True)) for each in held]
+        connection.execute(links.note(), rows)
+        connection.execute(links.note(), [links.row_of(few, links.Link(held[0], proven=True))])
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.set_progress_handler(lambda: hundreds_of_steps.append(1), 100)
+        assert repositories_of_all(connection, "", 10) == [many, few]
+        driver.set_progress_handler(None, 0)
+    engine.dispose()
+    assert len(hundreds_of_steps) < 20

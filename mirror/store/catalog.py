@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import Select, Table, func, select, union
+from sqlalchemy import ColumnElement, Select, Table, func, literal, select
 from sqlalchemy.engine import Connection
 
 from mirror.names import Repository
@@ -14,7 +14,7 @@ def repositories_of(
 ) -> list[Repository]:
     """Of one upstream, those whose name follows `after`, in the order of their names."""
     return [
-        Repository(upstream, row.repository)
+        Repository(upstream, row.name)
         for row in connection.execute(_ask_names(upstream, after, limit))
     ]
 
@@ -33,20 +33,28 @@ def repositories_of_all(connection: Connection, after: str, limit: int) -> list[
 
 
 def _ask_names(upstream: str, after: str, limit: int) -> Select[tuple[str]]:
-    """Each table's part is cut before they are put together, so that no more of it is read."""
-
-    def of(table: Table) -> Select[tuple[str]]:
-        names = (
-            select(table.c.repository)
-            .where(table.c.upstream == upstream, table.c.repository > after)
-            .distinct()
-            .order_by(table.c.repository)
-            .limit(limit)
+    """One step for each, since each has many rows."""
+    first = select(_name_after(upstream, literal(after)).label("name"), literal(1).label("count"))
+    names = first.cte("names", recursive=True)
+    following = _name_after(upstream, names.c.name)
+    names = names.union_all(
+        select(following, names.c["count"] + 1).where(
+            names.c.name.is_not(None), names.c["count"] < limit
         )
-        return select(names.subquery().c.repository)
+    )
+    return select(names.c.name).where(names.c.name.is_not(None)).limit(limit)
 
-    known = union(of(links), of(tags)).subquery()
-    return select(known.c.repository).order_by(known.c.repository).limit(limit)
+
+def _name_after(upstream: str, name: ColumnElement[str]) -> ColumnElement[str]:
+    """The next one in either table; null behind the last."""
+    linked, tagged = (
+        select(func.min(table.c.repository))
+        .where(table.c.upstream == upstream, table.c.repository > name)
+        .scalar_subquery()
+        for table in (links, tags)
+    )
+    # Of a null and a name, SQLite's lesser one is null.
+    return func.min(func.coalesce(linked, tagged), func.coalesce(tagged, linked))
 
 
 def _upstreams(connection: Connection) -> set[str]:
