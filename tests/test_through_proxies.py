@@ -168,6 +168,22 @@ async def test_a_proxy_that_never_answers_is_given_up(
     assert "no answer in time" in message_of(answer)
 
 
+async def test_a_proxy_that_is_spoken_to_in_the_wrong_way_is_told(tmp_path: Path) -> None:
+    """`https` is written easily where the proxy leads to HTTPS, and itself speaks HTTP."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1")
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    upstream = {"endpoints": ["https://registry.test"]}
+    async with server, mirroring(tmp_path, {UPSTREAM: upstream}, proxies={"https": url}) as house:
+        told = message_of(await house.get(f"/v2/{UPSTREAM}/org/app/manifests/latest"))
+    assert "no safe connection to 127.0.0.1, the proxy: " in told
+    assert "see `proxies`" in told
+
+
 async def test_redirects_go_through_it_too(
     registry: FakeRegistry, proxy: FakeProxy, tmp_path: Path
 ) -> None:

@@ -19,6 +19,12 @@ def error_of_exchange(upstream: str, error: Exception, url: URL) -> UpstreamErro
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, ForbiddenAddress):
         return UpstreamBroken(upstream, reason)
+    if isinstance(error, aiohttp.ClientSSLError) and error.host != host:
+        return UpstreamBroken(
+            upstream,
+            f"no safe connection to {error.host}, the proxy: {reason}; see `proxies` in the "
+            "configuration, and `tls` of the upstream",
+        )
     if isinstance(error, aiohttp.ClientSSLError):
         return UpstreamBroken(
             upstream, f"no safe connection to {host}: {reason}; see `tls` in the configuration"
