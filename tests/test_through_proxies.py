@@ -206,3 +206,18 @@ async def test_a_redirect_may_not_lead_inwards_through_it_either(
     assert answer.status == 502
     assert "an address that a redirect may not reach" in message_of(answer)
     assert not any(target in first for first in proxy.asked)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("host", ["10.0.0.1 ", "10%2E0%2E0%2E1", "10.0.0.1%20"])
+async def test_a_redirect_to_what_is_no_host_is_not_left_to_the_proxy(
+    registry: FakeRegistry, proxy: FakeProxy, tmp_path: Path, host: str, scheme: str
+) -> None:
+    """To some proxies the URL ends at the blank, and an address is one in other letters, too."""
+    path = add_layer(registry, DATA)
+    registry.redirect_blobs_to = f"{scheme}://{host}/latest/meta-data"
+    async with behind(proxy, tmp_path, "http://registry.test") as house:
+        answer = await house.get(path)
+    assert answer.status == 502
+    assert "redirects to" in message_of(answer)
+    assert not any("meta-data" in first or "CONNECT" in first for first in proxy.asked)
