@@ -36,7 +36,7 @@ class _Exemption:
         if network is None and (match := _WITH_PORT.fullmatch(text)):
             text, port = match[1], int(match[2])
             network = _network(text)
-        return cls(network, text.removeprefix("*.").strip(".").lower(), port)
+        return cls(network, _in_ascii(text.removeprefix("*.").strip(".").lower()), port)
 
     def holds_for(self, host: str, port: int | None) -> bool:
         if self.port not in (None, port):
@@ -64,7 +64,7 @@ class Egress:
     def proxy_for(self, url: URL) -> ForwardProxy | None:
         """None: straight there."""
         proxy = self._proxies.get(url.scheme)
-        host = (url.host or "").rstrip(".").lower()
+        host = (url.raw_host or "").rstrip(".").lower()
         if proxy is None or _is_this_host(host):
             return None
         is_exempt = any(each.holds_for(host, url.port) for each in self._exemptions)
@@ -88,3 +88,11 @@ def _network(text: str) -> IPv4Network | IPv6Network | None:
         return ip_network(text.strip("[]"), strict=False)
     except ValueError:
         return None
+
+
+def _in_ascii(domain: str) -> str:
+    """As it stands in a URL (IDNA)."""
+    try:
+        return domain.encode("idna").decode()
+    except UnicodeError:
+        return domain

@@ -43,6 +43,8 @@ def test_this_host_is_near(host: str) -> None:
         ("[fd00::1]:5000", ["[fd00::1]:5000"], ["[fd00::1]"]),
         ("fd00::1", ["[fd00::1]"], ["[fd00::2]"]),
         ("*", ["quay.io", "10.0.0.1", "[fd00::1]"], []),
+        ("bücher.test", ["bücher.test", "xn--bcher-kva.test", "a.bücher.test"], ["bucher.test"]),
+        ("xn--bcher-kva.test", ["bücher.test", "xn--bcher-kva.test"], []),
         ("<local>", [], ["quay.io", "local"]),
         ("", [], ["quay.io", "10.0.0.1"]),
     ],
