@@ -1,6 +1,10 @@
 """URLs that others wrote: in Location, in Link, as a realm. No I/O."""
 
+import re
+
 from yarl import URL
+
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f.]*:[0-9a-f:.]*(%[a-z0-9._-]+)?", re.ASCII | re.IGNORECASE)
 
 
 def parse_url(text: str, *, encoded: bool = False) -> URL:
@@ -12,3 +16,10 @@ def parse_url(text: str, *, encoded: bool = False) -> URL:
         return URL(text, encoded=encoded)
     except IndexError:
         raise ValueError("no host where there should be one") from None
+
+
+def has_host(url: URL) -> bool:
+    """A name or an address, and no other spelling of one, which a proxy may read in its own way: up
+    to a blank, say.
+    """
+    return _HOST.fullmatch(url.raw_host or "") is not None

@@ -49,6 +49,8 @@ def test_its_own_domain_is_allowed(endpoint: str, realm: str) -> None:
         (HUB, "https://evil.com/token"),
         (HUB, "https://docker.io.evil.com/token"),
         (HUB, "https://evildocker.io/token"),
+        (HUB, "https://169.254.169.254 .docker.io/token"),
+        (HUB, "https://169%2E254.docker.io/token"),
         (HUB, "https://auth.docker.io@evil.com/token"),
         (HUB, "https://auth.docker.io:443@evil.com/token"),
         (HUB, "https://evil.com#@auth.docker.io/token"),

@@ -8,6 +8,8 @@ from ipaddress import ip_address
 from publicsuffixlist import PublicSuffixList
 from yarl import URL
 
+from mirror.weburls import has_host
+
 
 def is_allowed_realm(realm: URL, endpoint: URL, extra_hosts: frozenset[str]) -> bool:
     """Whether a challenge from `endpoint` may send us to `realm` for a token.
@@ -18,6 +20,8 @@ def is_allowed_realm(realm: URL, endpoint: URL, extra_hosts: frozenset[str]) -> 
     the URL. Raises ValueError for URLs that are none.
     """
     if realm.scheme not in ("http", "https") or not realm.host or not endpoint.host:
+        return False
+    if not has_host(realm):
         return False
     if realm.user is not None or (endpoint.scheme == "https" and realm.scheme != "https"):
         return False

@@ -7,7 +7,6 @@ judge; addresses are judged here.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping
 from enum import Enum
@@ -33,7 +32,7 @@ from mirror.upstream.definition import Upstream
 from mirror.upstream.endings import answer_within
 from mirror.upstream.failures import error_of_exchange, failure_of
 from mirror.upstream.tunnels import Connector
-from mirror.weburls import parse_url
+from mirror.weburls import has_host, parse_url
 
 MAX_REDIRECTS = 5
 # Signed URLs and tokens make long lines; aiohttp's own default is 8,190.
@@ -44,8 +43,6 @@ HEAD_IDLE_TIMEOUTS = 2
 # For a manifest, a token, a list; a blob may take as long as it likes.
 CONTROL_BODY_SECONDS = 300
 ERROR_BODY_LIMIT_BYTES = 64 * 1024
-# Names and addresses. In another spelling a proxy may take for an address what is none here.
-_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?", re.ASCII | re.IGNORECASE)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BLOB_BUFFER_BYTES = 1024 * 1024
 _CONTROL_BUFFER_BYTES = 64 * 1024
@@ -199,8 +196,7 @@ class Transport:
         """Location as sent: a signature does not survive being quoted again."""
         try:
             target = url.join(parse_url(location or "", encoded=True))
-            has_host = bool(location) and _HOST.fullmatch(target.host or "") is not None
-            usable = has_host and target.scheme in ("http", "https")
+            usable = bool(location) and has_host(target) and target.scheme in ("http", "https")
         except ValueError:
             usable, target = False, url
         if not usable:
