@@ -608,7 +608,7 @@ def test_the_newline_behind_a_secret_does_not_belong_to_it(tmp_path: Path) -> No
 
 class TestProxies:
     def test_a_proxy_is_written_as_people_do(self, tmp_path: Path) -> None:
-        text = "proxies: {https: 'proxy.corp:3128', http: 'http://us%20er:p%40ss@proxy.corp/'}"
+        text = "proxies: {https: 'proxy.corp:3128', http: 'HTTP://us%20er:p%40ss@proxy.corp/'}"
         proxies = read(tmp_path, text).proxies
         assert proxies.https == ForwardProxy(URL("http://proxy.corp:3128"))
         assert proxies.http == ForwardProxy(URL("http://proxy.corp"), ("us er", "p@ss"))

@@ -17,7 +17,7 @@ from mirror.weburls import parse_url
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:\d{1,5})?", re.ASCII)
 _ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII)
-_PROXY = re.compile(r"https?://([^\s/?#@]*@)?[^\s/?#@]+/?", re.ASCII)
+_PROXY = re.compile(r"https?://([^\s/?#@]*@)?[^\s/?#@]+/?", re.ASCII | re.IGNORECASE)
 _ALIAS = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*", re.ASCII)
 _ONE_LINE = re.compile(r"[^\x00\r\n]+")
 _USERNAME = re.compile(r"[^:\x00-\x1f\x7f]+")
@@ -116,7 +116,8 @@ def _proxy(value: object) -> ForwardProxy:
             "a proxy is http://host:port or https://host:port; user:password@ may stand before the "
             "host, their special characters as %XX"
         )
-    return ForwardProxy(url.origin(), (url.user, url.password or "") if url.user else None)
+    login = (url.user or "", url.password or "")
+    return ForwardProxy(url.origin(), login if any(login) else None)
 
 
 def _separated(value: object) -> object:
