@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -271,9 +272,16 @@ async def test_a_clean_end_lets_transfers_end(registry: FakeRegistry, tmp_path: 
         await until_ended([mirror.owner_pid, *mirror.front_pids])
 
 
-async def test_without_their_supervisor_they_end(mirror: Mirror) -> None:
-    mirror.process.send(signal.SIGKILL)
-    await until_ended([mirror.owner_pid, *mirror.front_pids])
+async def test_without_their_supervisor_they_end_and_leave_nothing(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TemporaryDirectory() as folder:  # a socket's path is short
+        monkeypatch.setenv("TMPDIR", folder)
+        async with mirror_of(tmp_path, registry, 2) as mirror:
+            mirror.process.send(signal.SIGKILL)
+            await until_ended([mirror.owner_pid, *mirror.front_pids])
+            await mirror.process.exit_code()
+        assert os.listdir(folder) == []
 
 
 async def test_a_second_signal_ends_all(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ class Supervisor:
         self._front = front
         self._children: list[_Child] = []
         self._lifeline = (-1, -1)
+        self._folder: Path | None = None
+        self._pid = os.getpid()
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT; the value is the exit code.
@@ -111,7 +113,7 @@ class Supervisor:
         listeners = [listening(host, port, shared=True)]
         port = listeners[0][0].getsockname()[1]
         listeners += [listening(host, port, shared=True) for _ in range(self._settings.workers - 1)]
-        folder = _private_folder()
+        folder = self._folder = _private_folder()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._lifeline = os.pipe()
         try:
@@ -178,10 +180,17 @@ class Supervisor:
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             code = self._serve(child.serving, Place(self._lifeline[0], told))
+            if child is self._children[0]:
+                self._tidy_up_for_the_dead()
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
+
+    def _tidy_up_for_the_dead(self) -> None:
+        """The owner, which is the last to end, does what its supervisor no longer can."""
+        if self._folder is not None and os.getppid() != self._pid:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _watch(self) -> None:
         """Starts again what ends, until a signal says stop."""
